@@ -1,0 +1,91 @@
+// Row-wise operators between the matrix products: embedding, norms, rotary embedding, gated
+// activation, routing, and the conversion of rows into a cache. Activations are f32 with innermost
+// stride 1. Rows are independent of each other.
+#ifndef MLA_ELEMENTWISE_H_
+#define MLA_ELEMENTWISE_H_
+
+#include <cstdint>
+#include <span>
+
+#include "mla/context.h"
+#include "mla/result.h"
+#include "mla/tensor.h"
+
+namespace mla {
+
+// y[i, :] = table[ids[i], :] as f32. Ids are checked against the table.
+struct EmbeddingArgs {
+  ConstTensor table;             // [vocab, hidden] f32, f16 or bf16
+  std::span<const int32_t> ids;  // [rows]
+  Tensor y;                      // [rows, hidden]
+};
+
+// y = x / sqrt(mean(x^2) + eps) * w. y may be x.
+struct RmsNormArgs {
+  ConstTensor x;  // [rows, dim]
+  ConstTensor w;  // [dim] f32, f16 or bf16
+  float eps = 0;
+  Tensor y;  // [rows, dim]
+};
+
+// Which elements of a head rotate together (RoFormer, arXiv 2104.09864).
+enum class RopePairing {
+  kInterleaved,  // (x0, x1), (x2, x3), ...: DeepSeek, GLM
+  kHalves,       // (x_i, x_{i + d/2}): Llama, Qwen, MiniCPM3
+};
+
+// Rotates, in place, the pairs of the last axis by positions[row] * inv_freq[pair]; cos and sin are
+// multiplied by `magnitude` (YaRN's attention factor). The element order is kept.
+struct RopeArgs {
+  Tensor x;                            // [rows, heads, d_r]
+  std::span<const int32_t> positions;  // [rows]
+  std::span<const float> inv_freq;     // [d_r / 2]
+  float magnitude = 1;
+  RopePairing pairing = RopePairing::kInterleaved;
+};
+
+// y = silu(gate) * up. y may be gate or up.
+struct SiluMulArgs {
+  ConstTensor gate;  // [rows, dim]
+  ConstTensor up;    // [rows, dim]
+  Tensor y;          // [rows, dim]
+};
+
+// The choice of experts from router logits. V2: softmax scores, a group counts by its best score.
+// V3 (arXiv 2412.19437, section 2.1.2): sigmoid scores, a correction bias for the choice only, a
+// group counts by the sum of its two best. Ties go to the lowest index.
+enum class RouterScoring { kSoftmax, kSigmoid };
+enum class GroupScore { kMax, kTop2Sum };
+struct RouteArgs {
+  ConstTensor logits;  // [rows, experts]
+  ConstTensor bias;    // [experts] f32; may be absent; added for the choice, not to the weight
+  RouterScoring scoring = RouterScoring::kSoftmax;
+  GroupScore group_score = GroupScore::kMax;
+  int32_t num_groups = 1;   // divides experts
+  int32_t topk_groups = 1;  // groups an expert may be chosen from
+  int32_t top_k = 1;
+  bool normalize = false;  // weights sum to 1 before `scaling`
+  float scaling = 1;
+  std::span<int32_t> experts;  // [rows, top_k] out, best first
+  std::span<float> weights;    // [rows, top_k] out
+};
+
+// Writes each row of x, converted to the cache's dtype (round to nearest even), at slot[i] =
+// page * page_size + offset. `column` is where in the cache row it begins.
+struct CacheWriteArgs {
+  ConstTensor x;                   // [rows, width]
+  std::span<const int64_t> slots;  // [rows]
+  Tensor cache;                    // [num_slots, row], row >= column + width
+  int64_t column = 0;
+};
+
+Status Embedding(const EmbeddingArgs& args, const Context& context);
+Status RmsNorm(const RmsNormArgs& args, const Context& context);
+Status Rope(const RopeArgs& args, const Context& context);
+Status SiluMul(const SiluMulArgs& args, const Context& context);
+Status Route(const RouteArgs& args, const Context& context);
+Status CacheWrite(const CacheWriteArgs& args, const Context& context);
+
+}  // namespace mla
+
+#endif  // MLA_ELEMENTWISE_H_

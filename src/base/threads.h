@@ -1,0 +1,68 @@
+// A pool of worker threads for short parallel regions.
+#ifndef MLA_BASE_THREADS_H_
+#define MLA_BASE_THREADS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace mla {
+
+// A call runs on the calling thread and num_threads - 1 workers. Workers spin briefly between
+// regions (a decode step has dozens, a few microseconds apart), then sleep.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int num_threads);  // >= 1
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls fn(task, thread) once for every task in [0, num_tasks), tasks handed out in order as
+  // threads come free; thread in [0, num_threads()). Returns when all are done. A region started
+  // within a region, or while another thread's region runs, runs on its caller alone.
+  template <typename Fn>
+  void ParallelFor(int64_t num_tasks, const Fn& fn) {
+    Run(num_tasks, &fn, [](const void* f, int64_t task, int thread) {
+      (*static_cast<const Fn*>(f))(task, thread);
+    });
+  }
+
+ private:
+  using Call = void (*)(const void*, int64_t, int);
+  void Run(int64_t num_tasks, const void* fn, Call call);
+  void Work(int thread);
+  void WorkerMain(int thread);
+
+  std::vector<std::thread> workers_;
+  std::atomic<bool> busy_{false};  // a region runs
+  const void* fn_ = nullptr;
+  Call call_ = nullptr;
+  int64_t num_tasks_ = 0;
+  alignas(64) std::atomic<int64_t> next_task_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};  // a new value starts a region
+  alignas(64) std::atomic<int> running_{0};     // workers that have not finished the region
+  std::atomic<bool> stop_{false};
+};
+
+// The CPUs this process may run on: the default number of threads.
+int UsableCpus();
+
+// ParallelFor that accepts a null pool: then the caller runs every task itself.
+template <typename Fn>
+void ParallelFor(ThreadPool* pool, int64_t num_tasks, const Fn& fn) {
+  if (pool != nullptr && num_tasks > 1) {
+    pool->ParallelFor(num_tasks, fn);
+  } else {
+    for (int64_t task = 0; task < num_tasks; ++task) fn(task, 0);
+  }
+}
+
+inline int NumThreads(const ThreadPool* pool) { return pool == nullptr ? 1 : pool->num_threads(); }
+
+}  // namespace mla
+
+#endif  // MLA_BASE_THREADS_H_
