@@ -34,14 +34,22 @@ enum class RopePairing {
   kHalves,       // (x_i, x_{i + d/2}): Llama, Qwen, MiniCPM3
 };
 
-// Rotates, in place, the pairs of the last axis by positions[row] * inv_freq[pair]; cos and sin are
-// multiplied by `magnitude` (YaRN's attention factor). The element order is kept.
-struct RopeArgs {
-  Tensor x;                            // [rows, heads, d_r]
+// The turns of a step, shared by all layers that rotate alike: cos and sin of positions[row] *
+// inv_freq[pair], times `magnitude` (YaRN's attention factor). The angle is formed in fp32, as the
+// released implementations do: at large positions its rounding is part of the model.
+struct RopeTableArgs {
   std::span<const int32_t> positions;  // [rows]
   std::span<const float> inv_freq;     // [d_r / 2]
   float magnitude = 1;
+  Tensor turns;  // [rows, 2, d_r / 2] out: cos, then sin
+};
+
+// Rotates the pairs of the last axis. The element order is kept. y may be x.
+struct RopeArgs {
+  ConstTensor x;      // [rows, heads, d_r]
+  ConstTensor turns;  // [rows, 2, d_r / 2]
   RopePairing pairing = RopePairing::kInterleaved;
+  Tensor y;  // [rows, heads, d_r]
 };
 
 // y = silu(gate) * up. y may be gate or up.
@@ -58,7 +66,7 @@ enum class RouterScoring { kSoftmax, kSigmoid };
 enum class GroupScore { kMax, kTop2Sum };
 struct RouteArgs {
   ConstTensor logits;  // [rows, experts]
-  ConstTensor bias;    // [experts] f32; may be absent; added for the choice, not to the weight
+  ConstTensor bias;    // [experts]; may be absent; added for the choice, not to the weight
   RouterScoring scoring = RouterScoring::kSoftmax;
   GroupScore group_score = GroupScore::kMax;
   int32_t num_groups = 1;   // divides experts
@@ -68,6 +76,22 @@ struct RouteArgs {
   float scaling = 1;
   std::span<int32_t> experts;  // [rows, top_k] out, best first
   std::span<float> weights;    // [rows, top_k] out
+};
+
+// y[i, :] = x[rows[i], :].
+struct GatherRowsArgs {
+  ConstTensor x;                  // [n, dim]
+  std::span<const int32_t> rows;  // [m], each in [0, n)
+  Tensor y;                       // [m, dim]
+};
+
+// The outputs of a token's experts, weighted and added: y[t, :] += sum_k weights[t, k] *
+// x[rows[t, k], :], in the order of k.
+struct CombineExpertsArgs {
+  ConstTensor x;                   // [n, dim]: expert outputs
+  std::span<const int32_t> rows;   // [tokens, top_k], each in [0, n)
+  std::span<const float> weights;  // [tokens, top_k]
+  Tensor y;                        // [tokens, dim]
 };
 
 // Writes each row of x, converted to the cache's dtype (round to nearest even), at slot[i] =
@@ -81,9 +105,12 @@ struct CacheWriteArgs {
 
 Status Embedding(const EmbeddingArgs& args, const Context& context);
 Status RmsNorm(const RmsNormArgs& args, const Context& context);
+Status RopeTable(const RopeTableArgs& args, const Context& context);
 Status Rope(const RopeArgs& args, const Context& context);
 Status SiluMul(const SiluMulArgs& args, const Context& context);
 Status Route(const RouteArgs& args, const Context& context);
+Status GatherRows(const GatherRowsArgs& args, const Context& context);
+Status CombineExperts(const CombineExpertsArgs& args, const Context& context);
 Status CacheWrite(const CacheWriteArgs& args, const Context& context);
 
 }  // namespace mla

@@ -27,7 +27,7 @@ struct LinearTarget {
 struct LinearArgs {
   ConstTensor x;  // [rows, in] f32
   std::span<const LinearTarget> targets;
-  bool accumulate = false;  // y += instead of y =; must be false if there is a bias
+  bool accumulate = false;  // y += instead of y =
 };
 
 // Mixture of experts: rows of x sorted by expert; rows [offsets[e], offsets[e + 1]) meet w[e].

@@ -1,0 +1,50 @@
+// Element access by dtype, for plain loops.
+#ifndef MLA_KERNELS_REFERENCE_ELEMENT_H_
+#define MLA_KERNELS_REFERENCE_ELEMENT_H_
+
+#include <cstdint>
+
+#include "base/numeric.h"
+#include "mla/tensor.h"
+
+namespace mla::reference {
+
+inline double Load(const void* data, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::kF32: return static_cast<const float*>(data)[index];
+    case DType::kF16: return F16ToF32(static_cast<const uint16_t*>(data)[index]);
+    case DType::kBF16: return Bf16ToF32(static_cast<const uint16_t*>(data)[index]);
+    case DType::kI32: return static_cast<const int32_t*>(data)[index];
+  }
+  return 0;
+}
+
+inline void Store(void* data, DType dtype, int64_t index, double value) {
+  const auto f32 = static_cast<float>(value);
+  switch (dtype) {
+    case DType::kF32: static_cast<float*>(data)[index] = f32; break;
+    case DType::kF16: static_cast<uint16_t*>(data)[index] = F32ToF16(f32); break;
+    case DType::kBF16: static_cast<uint16_t*>(data)[index] = F32ToBf16(f32); break;
+    case DType::kI32: static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value); break;
+  }
+}
+
+// Element (i, j, k) of a strided tensor; trailing indices default to 0.
+inline double At(const ConstTensor& t, int64_t i, int64_t j = 0, int64_t k = 0, int64_t l = 0) {
+  int64_t index = i * t.stride(0);
+  if (t.rank() > 1) index += j * t.stride(1);
+  if (t.rank() > 2) index += k * t.stride(2);
+  if (t.rank() > 3) index += l * t.stride(3);
+  return Load(t.data(), t.dtype(), index);
+}
+
+inline void SetAt(const Tensor& t, double value, int64_t i, int64_t j = 0, int64_t k = 0) {
+  int64_t index = i * t.stride(0);
+  if (t.rank() > 1) index += j * t.stride(1);
+  if (t.rank() > 2) index += k * t.stride(2);
+  Store(t.data(), t.dtype(), index, value);
+}
+
+}  // namespace mla::reference
+
+#endif  // MLA_KERNELS_REFERENCE_ELEMENT_H_

@@ -1,0 +1,43 @@
+// The parts that families are put together from: each reads its own keys of config.json (Hugging
+// Face names) and checks them. Errors name the key, the value and what would be right.
+#ifndef MLA_MODEL_FAMILIES_PARTS_H_
+#define MLA_MODEL_FAMILIES_PARTS_H_
+
+#include <cstdint>
+
+#include "io/config.h"
+#include "mla/result.h"
+#include "model/spec.h"
+
+namespace mla {
+
+// What every decoder has: vocabulary, hidden size, norms, special ids; refuses activations other
+// than silu and quantised checkpoints. `layers` is left empty.
+Result<ModelSpec> ReadBase(const ConfigReader& config);
+
+Result<int32_t> ReadNumLayers(const ConfigReader& config);
+
+// MLA with q_lora_rank (null: none), YaRN's scale applied, and the given pairing.
+Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing);
+
+// MHA, GQA or MQA with RoPE on the whole head, paired in halves.
+Result<GqaSpec> ReadGqa(const ConfigReader& config);
+
+Result<DenseMlpSpec> ReadDenseMlp(const ConfigReader& config);
+
+// DeepSeek's mixture of experts: the routing of topk_method (greedy, group_limited_greedy,
+// noaux_tc) and scoring_func, with the given defaults where a config leaves them out.
+struct MoeDefaults {
+  std::string_view topk_method;
+  std::string_view scoring_func;
+};
+Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults);
+
+// DeepSeek's layer list: first_k_dense_replace dense layers, then a mixture in every
+// moe_layer_freq-th layer (dense throughout if n_routed_experts is null).
+Result<std::vector<LayerSpec>> ReadDeepseekLayers(const ConfigReader& config, const MlaSpec& mla,
+                                                  const MoeDefaults& defaults);
+
+}  // namespace mla
+
+#endif  // MLA_MODEL_FAMILIES_PARTS_H_
