@@ -66,6 +66,7 @@ class ScopedWorkspace {
   explicit ScopedWorkspace(Workspace* given) : scope_(given != nullptr ? *given : own_),
                                                workspace_(given != nullptr ? given : &own_) {}
   Workspace* operator->() { return workspace_; }
+  Workspace& operator*() { return *workspace_; }
 
  private:
   Workspace own_;

@@ -1,0 +1,39 @@
+#include "engine/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mla {
+namespace {
+
+// -log softmax(logits)[target].
+double Nll(std::span<const float> logits, int32_t target) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float logit : logits) sum += std::exp(logit - max);
+  return max + std::log(sum) - logits[target];
+}
+
+}  // namespace
+
+double NllSum::perplexity() const { return std::exp(per_token()); }
+
+Status AddNll(Session& session, std::span<const int32_t> ids, NllSum& sum) {
+  session.Truncate(0);
+  if (ids.size() < 2) return {};
+  const auto vocab = static_cast<size_t>(session.model().spec().vocab_size);
+  size_t next = 1;  // the token that the next row of logits predicts
+  // The last token predicts nothing: it need not run.
+  const Status status =
+      session.Score(ids.first(ids.size() - 1), [&](const ConstTensor& logits) -> Status {
+        for (int64_t row = 0; row < logits.dim(0); ++row, ++next) {
+          sum.nll += Nll({logits.as<float>() + row * logits.stride(0), vocab}, ids[next]);
+          ++sum.tokens;
+        }
+        return {};
+      });
+  session.Truncate(0);
+  return status;
+}
+
+}  // namespace mla

@@ -1,0 +1,128 @@
+#include "engine/session.h"
+
+#include <algorithm>
+
+#include "base/numeric.h"
+#include "kernels/cpu/isa.h"
+
+namespace mla {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+}  // namespace
+
+ComputeMode DefaultComputeMode(const Model& model) {
+  const bool bf16_weights = model.weights().embedding.dtype() == DType::kBF16;
+  return bf16_weights && cpu::UsesAvx512Bf16() ? ComputeMode::kBF16 : ComputeMode::kF32;
+}
+
+Result<std::unique_ptr<Session>> Session::Create(const Model& model,
+                                                 const SessionOptions& options) {
+  const int32_t max_positions = model.spec().max_positions;
+  if (options.context < 0 || options.context > max_positions) {
+    return InvalidArgument("context is ", options.context, ", want 1 to ", max_positions,
+                           ", the model's own (0 means that too)");
+  }
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return InvalidArgument("threads is ", options.threads, ", want 1 to ", kMaxThreads,
+                           " (0: one per usable CPU)");
+  }
+  const int32_t context = options.context == 0 ? max_positions : options.context;
+  const int threads = options.threads == 0 ? UsableCpus() : options.threads;
+  const ComputeMode mode = options.compute.value_or(DefaultComputeMode(model));
+  KvCacheOptions cache_options;
+  cache_options.layers = CacheSpecs(model.spec());
+  cache_options.dtype =
+      options.kv_dtype.value_or(mode == ComputeMode::kF32 ? DType::kF32 : DType::kBF16);
+  cache_options.page_size = options.page_size;
+  cache_options.num_pages = options.page_size > 0 ? CeilDiv(context, options.page_size) : 0;
+  MLA_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache, KvCache::Create(cache_options));
+  return std::unique_ptr<Session>(
+      new Session(model, std::move(cache), context, mode, options.form, threads));
+}
+
+Session::Session(const Model& model, std::unique_ptr<KvCache> cache, int32_t context,
+                 ComputeMode mode, AttentionForm form, int threads)
+    : model_(model),
+      cache_(std::move(cache)),
+      sequence_(cache_.get()),
+      context_(context),
+      mode_(mode),
+      form_(form),
+      threads_(threads) {}
+
+Status Session::CheckRoom(size_t tokens) const {
+  if (tokens > static_cast<size_t>(context_ - length())) {
+    return InvalidArgument(tokens, " tokens do not fit: the context is ", context_, " and holds ",
+                           length(), " already");
+  }
+  return {};
+}
+
+Status Session::Step(std::span<const int32_t> tokens, LogitsFor logits_for,
+                     const Tensor& logits) {
+  const SequenceInput input{&sequence_, tokens};
+  ForwardArgs args;
+  args.sequences = {&input, 1};
+  args.logits_for = logits_for;
+  args.logits = logits;
+  args.form = form_;
+  Context context;
+  context.threads = &threads_;
+  context.workspace = &workspace_;
+  context.compute = mode_;
+  return model_.Forward(args, *cache_, context);
+}
+
+Status Session::Append(std::span<const int32_t> tokens,
+                       const std::function<void(int32_t done)>& progress) {
+  MLA_RETURN_IF_ERROR(CheckRoom(tokens.size()));
+  const int32_t before = length();
+  const int64_t vocab = model_.spec().vocab_size;
+  for (size_t done = 0; done < tokens.size();) {
+    const size_t count = std::min<size_t>(kPrefillChunk, tokens.size() - done);
+    const bool last = done + count == tokens.size();
+    if (last) logits_.resize(vocab);
+    const Tensor logits(last ? logits_.data() : nullptr, DType::kF32, {1, vocab});
+    const Status status = Step(tokens.subspan(done, count),
+                               last ? LogitsFor::kLast : LogitsFor::kNone, logits);
+    if (!status.ok()) {
+      if (length() != before) Truncate(before);
+      return status;
+    }
+    done += count;
+    if (progress) progress(static_cast<int32_t>(done));
+  }
+  return {};
+}
+
+Status Session::Score(std::span<const int32_t> tokens, const LogitsSink& sink) {
+  MLA_RETURN_IF_ERROR(CheckRoom(tokens.size()));
+  const int32_t before = length();
+  const int64_t vocab = model_.spec().vocab_size;
+  // Bounds the logits in memory as well: a vocabulary can be far wider than the hidden state.
+  const auto chunk = static_cast<size_t>(
+      std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, kPrefillChunk));
+  std::vector<float> logits(std::min(chunk, tokens.size()) * vocab);
+  for (size_t done = 0; done < tokens.size();) {
+    const size_t count = std::min(chunk, tokens.size() - done);
+    const Tensor rows(logits.data(), DType::kF32, {static_cast<int64_t>(count), vocab});
+    Status status = Step(tokens.subspan(done, count), LogitsFor::kAll, rows);
+    if (status.ok()) status = sink(rows);
+    if (!status.ok()) {
+      Truncate(before);
+      return status;
+    }
+    done += count;
+  }
+  logits_.clear();
+  return {};
+}
+
+void Session::Truncate(int32_t length) {
+  sequence_.Truncate(length);
+  logits_.clear();
+}
+
+}  // namespace mla

@@ -1,0 +1,84 @@
+// One sequence of a model: its cache, its threads and the logits after its last token.
+#ifndef MLA_ENGINE_SESSION_H_
+#define MLA_ENGINE_SESSION_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/threads.h"
+#include "base/workspace.h"
+#include "kvcache/kv_cache.h"
+#include "mla/result.h"
+#include "model/model.h"
+
+namespace mla {
+
+struct SessionOptions {
+  int32_t context = 0;            // most tokens to hold; 0: the model's max_positions
+  std::optional<DType> kv_dtype;  // default: f32 in f32 mode, bf16 in bf16 mode
+  int32_t page_size = 64;         // tokens per page of the cache, 1 to 256
+  AttentionForm form = AttentionForm::kAuto;
+  // Default: bf16 where the hardware has bf16 dot products and the weights are bf16, else f32.
+  std::optional<ComputeMode> compute;
+  int threads = 0;  // 0: as many as the CPUs this process may use
+};
+
+// The mode a session takes when none is asked for.
+ComputeMode DefaultComputeMode(const Model& model);
+
+// Not thread-safe. The model must outlive the session.
+class Session {
+ public:
+  static constexpr int32_t kPrefillChunk = 512;  // tokens per step: bounds activation memory
+
+  // kInvalidArgument for options out of range (context beyond the model's among them).
+  static Result<std::unique_ptr<Session>> Create(const Model& model,
+                                                 const SessionOptions& options);
+
+  // Runs `tokens` (in chunks), after which logits() are those of the last one. `progress`, if set,
+  // is told the number of tokens done after each chunk. On error the session is as before.
+  Status Append(std::span<const int32_t> tokens,
+                const std::function<void(int32_t done)>& progress = nullptr);
+
+  // As Append, and hands the logits of each chunk's tokens, [n, vocab] f32, to `sink` in order;
+  // logits() is not updated.
+  using LogitsSink = std::function<Status(const ConstTensor& logits)>;
+  Status Score(std::span<const int32_t> tokens, const LogitsSink& sink);
+
+  std::span<const float> logits() const { return logits_; }  // [vocab]; empty before any token
+
+  int32_t length() const { return sequence_.length(); }  // tokens in the cache
+  int32_t context() const { return context_; }
+  // Forgets the tokens from `length` on; logits() becomes empty.
+  void Truncate(int32_t length);
+
+  const Model& model() const { return model_; }
+  const KvCache& cache() const { return *cache_; }
+  int64_t cache_bytes() const { return sequence_.bytes(); }  // of the tokens held
+  ComputeMode compute() const { return mode_; }
+  int threads() const { return threads_.num_threads(); }
+
+ private:
+  Session(const Model& model, std::unique_ptr<KvCache> cache, int32_t context, ComputeMode mode,
+          AttentionForm form, int threads);
+  Status CheckRoom(size_t tokens) const;
+  Status Step(std::span<const int32_t> tokens, LogitsFor logits_for, const Tensor& logits);
+
+  const Model& model_;
+  std::unique_ptr<KvCache> cache_;
+  CachedSequence sequence_;
+  int32_t context_;
+  ComputeMode mode_;
+  AttentionForm form_;
+  ThreadPool threads_;
+  Workspace workspace_;
+  std::vector<float> logits_;
+};
+
+}  // namespace mla
+
+#endif  // MLA_ENGINE_SESSION_H_
