@@ -1,0 +1,49 @@
+// The weights of a model: one safetensors file, or shards with an index.
+#ifndef MLA_IO_CHECKPOINT_H_
+#define MLA_IO_CHECKPOINT_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "io/safetensors.h"
+#include "mla/result.h"
+
+namespace mla {
+
+// All tensors of a model, by name, wherever they lie. Movable; what it hands out lives as long as
+// it does. Reading is thread-safe.
+class Checkpoint {
+ public:
+  // `path` is a .safetensors file, or a directory with model.safetensors or else
+  // model.safetensors.index.json and its shards. kNotFound: no such path, or neither file in it, or
+  // shards missing (all are listed). kCorruptFile: a shard outside the directory, a tensor in two
+  // shards, a tensor that the index places where it is not; and what SafetensorsFile refuses.
+  static Result<Checkpoint> Open(const std::string& path);
+
+  const StoredTensor* Find(std::string_view name) const;  // null: no such tensor
+  const std::vector<const StoredTensor*>& tensors() const { return tensors_; }  // by file and place
+  std::span<const SafetensorsFile> files() const { return files_; }
+  int64_t data_bytes() const { return data_bytes_; }  // of all tensors
+  void Prefetch() const;                              // see MappedFile
+
+ private:
+  Checkpoint() = default;
+  Status AddFile(const std::string& path);
+
+  std::vector<SafetensorsFile> files_;
+  std::vector<const StoredTensor*> tensors_;
+  struct Place {
+    const StoredTensor* tensor;
+    size_t file;  // in files_
+  };
+  std::unordered_map<std::string_view, Place> by_name_;
+  int64_t data_bytes_ = 0;
+};
+
+}  // namespace mla
+
+#endif  // MLA_IO_CHECKPOINT_H_

@@ -1,0 +1,142 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/numeric.h"
+#include "base/threads.h"
+#include "base/workspace.h"
+#include "mla/result.h"
+
+namespace mla {
+namespace {
+
+TEST(Numeric, EveryBf16AndF16SurvivesTheRoundTrip) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    for (const bool bf16 : {true, false}) {
+      const float wide = bf16 ? Bf16ToF32(half) : F16ToF32(half);
+      const uint16_t back = bf16 ? F32ToBf16(wide) : F32ToF16(wide);
+      if (std::isnan(wide)) {
+        EXPECT_TRUE(std::isnan(bf16 ? Bf16ToF32(back) : F16ToF32(back)));
+      } else {
+        ASSERT_EQ(back, half) << bits << (bf16 ? " bf16" : " f16");
+      }
+    }
+  }
+}
+
+TEST(Numeric, RoundsToNearestEven) {
+  EXPECT_EQ(F32ToBf16(1.0F + 0x1p-8F), 0x3f80);            // a tie, down to even
+  EXPECT_EQ(F32ToBf16(1.0F + 0x1p-7F + 0x1p-8F), 0x3f82);  // a tie, up to even
+  EXPECT_EQ(F32ToBf16(1.0F + 0x1.1p-8F), 0x3f81);
+  EXPECT_EQ(F32ToF16(1.0F + 0x1p-11F), 0x3c00);
+  EXPECT_EQ(F32ToF16(1.0F + 0x1p-10F + 0x1p-11F), 0x3c02);
+  EXPECT_EQ(F32ToF16(65519.0F), 0x7bff);
+  EXPECT_EQ(F32ToF16(65520.0F), 0x7c00);
+  EXPECT_EQ(F32ToF16(0x1p-25F), 0);  // half the smallest: a tie, to even
+  EXPECT_EQ(F32ToF16(0x1.8p-25F), 1);
+  EXPECT_EQ(F32ToF16(-0x1p-24F), 0x8001);
+  EXPECT_EQ(F32ToBf16(std::numeric_limits<float>::infinity()), 0x7f80);
+  EXPECT_TRUE(std::isnan(Bf16ToF32(F32ToBf16(std::bit_cast<float>(0x7f800001U)))));
+}
+
+TEST(Numeric, CheckedArithmeticNoticesOverflow) {
+  EXPECT_EQ(CheckedMul(1 << 20, 1 << 20), int64_t{1} << 40);
+  EXPECT_FALSE(CheckedMul(int64_t{1} << 40, int64_t{1} << 40).has_value());
+  EXPECT_FALSE(CheckedAdd(std::numeric_limits<int64_t>::max(), 1).has_value());
+}
+
+TEST(ThreadPool, EveryTaskRunsOnceInEveryRegion) {
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (int region = 0; region < 200; ++region) {
+      const int tasks = region % 7 * 13;
+      std::vector<std::atomic<int>> runs(tasks);
+      std::atomic<bool> bad_thread{false};
+      pool.ParallelFor(tasks, [&](int64_t task, int thread) {
+        ++runs[task];
+        if (thread < 0 || thread >= threads) bad_thread = true;
+      });
+      for (const auto& count : runs) ASSERT_EQ(count, 1);
+      ASSERT_FALSE(bad_thread);
+    }
+  }
+}
+
+TEST(ThreadPool, RegionsWithinRegionsRunOnTheirCaller) {
+  ThreadPool pool(3);
+  std::atomic<int> inner{0};
+  pool.ParallelFor(8, [&](int64_t, int) { pool.ParallelFor(5, [&](int64_t, int) { ++inner; }); });
+  EXPECT_EQ(inner, 40);
+}
+
+TEST(ThreadPool, TwoCallersShareOnePool) {
+  ThreadPool pool(2);
+  std::atomic<int64_t> sum{0};
+  const auto call = [&] {
+    for (int i = 0; i < 500; ++i) {
+      pool.ParallelFor(10, [&](int64_t task, int) { sum += task; });
+    }
+  };
+  std::thread other(call);
+  call();
+  other.join();
+  EXPECT_EQ(sum, 2 * 500 * 45);
+}
+
+TEST(ThreadPool, WorkersSleepAndWakeAgain) {
+  ThreadPool pool(2);
+  for (int i = 0; i < 3; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    std::atomic<int> runs{0};
+    pool.ParallelFor(4, [&](int64_t, int) { ++runs; });
+    EXPECT_EQ(runs, 4);
+  }
+}
+
+TEST(Workspace, ScopesGiveBackAndMemoryIsAlignedAndDistinct) {
+  Workspace workspace;
+  float* first = workspace.Allocate<float>(3);
+  float* inner = nullptr;
+  {
+    const Workspace::Scope scope(workspace);
+    inner = workspace.Allocate<float>(1000);
+    float* big = workspace.Allocate<float>(1 << 20);  // more than a block
+    std::fill_n(first, 3, 1.0F);
+    std::fill_n(inner, 1000, 2.0F);
+    std::fill_n(big, 1 << 20, 3.0F);
+    EXPECT_EQ(first[2], 1.0F);
+    EXPECT_EQ(inner[999], 2.0F);
+    for (const float* p : {first, inner, big}) {
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % Workspace::kAlignment, 0U);
+    }
+  }
+  EXPECT_EQ(workspace.Allocate<float>(1000), inner);
+  const size_t reserved = workspace.bytes_reserved();
+  for (int i = 0; i < 100; ++i) {
+    const Workspace::Scope scope(workspace);
+    workspace.Allocate<float>(1 << 20);
+  }
+  EXPECT_EQ(workspace.bytes_reserved(), reserved);  // kept, not taken anew
+}
+
+Result<int> Half(int value) {
+  if (value % 2 != 0) return InvalidArgument("value is ", value, ", want an even number");
+  return value / 2;
+}
+Result<int> Quarter(int value) {
+  MLA_ASSIGN_OR_RETURN(const int half, Half(value));
+  return Half(half);
+}
+
+TEST(Result, ErrorsTravelWithTheirValues) {
+  EXPECT_EQ(*Quarter(8), 2);
+  EXPECT_EQ(Quarter(6).message(), "value is 3, want an even number");
+  EXPECT_EQ(Quarter(6).error().code, ErrorCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace mla
