@@ -1,0 +1,107 @@
+// What an instruction set provides to the attention driver: packing of cached rows, one small
+// matrix product, and the online softmax of a tile. Everything above a tile (which rows, which
+// keys, threads, merging) is in attention_driver.cc and written once.
+//
+// The matrix product is C = A B with C in fp32. A is row-major. B is packed in panels: a panel
+// holds `panel_cols` columns of B for all of the summed axis, as consecutive steps of `step`
+// elements per column. Both products of attention have this form: scores have the keys as columns
+// and d_k as the summed axis, outputs have d_v as columns and the keys as the summed axis.
+#ifndef MLA_KERNELS_CPU_ATTENTION_TILE_H_
+#define MLA_KERNELS_CPU_ATTENTION_TILE_H_
+
+#include <cstdint>
+
+#include "mla/tensor.h"
+
+namespace mla::cpu {
+
+inline constexpr int32_t kKeyTile = 64;    // keys of a tile; columns of a row of scores
+inline constexpr int32_t kColumnPad = 32;  // every panel_cols divides it
+
+// Rows somewhere in memory, `dim` contiguous elements each; nothing else is read.
+struct SourceRows {
+  const void* const* rows;  // [num_rows]
+  int32_t num_rows;
+  int32_t dim;
+  DType dtype;
+};
+
+// A packed B operand. Panel p begins at data + p * steps * panel_cols * step * element_bytes.
+struct Panels {
+  void* data;      // 64-byte aligned
+  int32_t steps;   // of a whole panel: the distance from one panel to the next
+  int32_t offset;  // the step where a pack begins to write or a product to read
+};
+
+// Rows that will be packed next, to be on their way from memory while a product computes.
+struct RowsAhead {
+  const void* const* rows = nullptr;  // [num_rows]
+  int32_t num_rows = 0;
+  int32_t bytes = 0;  // of a row
+};
+
+// Asks for part `part` of `parts` of the rows.
+inline void PrefetchPart(const RowsAhead& ahead, int32_t part, int32_t parts) {
+  constexpr int32_t kLineBytes = 64;
+  const int32_t begin = ahead.num_rows * part / parts;
+  const int32_t end = ahead.num_rows * (part + 1) / parts;
+  for (int32_t i = begin; i < end; ++i) {
+    const char* row = static_cast<const char*>(ahead.rows[i]);
+    for (int32_t b = 0; b < ahead.bytes; b += kLineBytes) __builtin_prefetch(row + b, 0, 2);
+  }
+}
+
+struct Product {
+  const void* a;  // [rows, lda] packed elements; the last step of a row is read whole
+  int64_t lda;    // in elements
+  Panels b;
+  float* c;     // [rows, ldc]; columns are written up to the next multiple of panel_cols
+  int64_t ldc;  // in floats
+  int32_t rows;
+  int32_t cols;
+  int32_t steps;       // of the summed axis
+  const float* alpha;  // [rows]: C = alpha C + A B; null: C = A B
+  RowsAhead ahead = {};
+};
+
+struct SoftmaxTile {
+  const float* s;          // [rows, kKeyTile] unscaled scores
+  const int32_t* visible;  // [rows]: the first keys of the tile that the row attends to, 0 to keys
+  int32_t rows;
+  int32_t keys;      // of the tile
+  float scale_log2;  // scale * log2(e)
+  float* max;        // [rows] in and out: running maximum of score * scale_log2; -inf at first
+  float* sum;        // [rows] in and out: running sum of exp2(score * scale_log2 - max)
+  float* alpha;      // [rows] out: factor for the outputs accumulated so far
+  void* p;           // [rows, kKeyTile] packed elements out; 0 where not visible, up to whole steps
+};
+
+struct TileKernels {
+  int32_t panel_cols;     // divides kColumnPad
+  int32_t step;           // 1 for f32, 2 for pairs of bf16
+  int32_t element_bytes;  // of a packed element
+  DType element;          // f32 or bf16
+
+  // f32 to packed elements, rounded as the compute mode says, zeros up to a whole step.
+  void (*round_row)(const float* src, int32_t n, void* dst);
+  // B[j, i] = rows[i][j]: source rows become columns. `scratch` has TransposeScratchFloats(dim).
+  // Columns up to a multiple of panel_cols, and the rest of the last step, are zeros.
+  void (*pack_transposed)(const SourceRows& src, const Panels& dst, float* scratch);
+  // B[i, j] = rows[i][j]. Padding as above.
+  void (*pack_straight)(const SourceRows& src, const Panels& dst);
+  // An element of C is one chain of fused multiply-adds in the order of the summed axis: it does
+  // not depend on which rows or columns are computed with it.
+  void (*multiply)(const Product& product);
+  void (*softmax)(const SoftmaxTile& tile);
+};
+
+inline int64_t TransposeScratchFloats(int64_t dim) { return 16 * ((dim + 15) / 16 * 16); }
+
+// fp32 arithmetic for the instruction set in use. `round_to_bf16`: ComputeMode::kBF16.
+TileKernels SimdTileKernels(bool round_to_bf16);
+// Requires UsesAvx512Bf16(). Packs bf16 rows only.
+TileKernels Avx512Bf16TileKernels();
+
+}  // namespace mla::cpu
+
+#endif  // MLA_KERNELS_CPU_ATTENTION_TILE_H_

@@ -1,0 +1,31 @@
+// CPU kernels for matrix products with weights. See src/dispatch for the order they are tried in.
+#ifndef MLA_KERNELS_CPU_LINEAR_H_
+#define MLA_KERNELS_CPU_LINEAR_H_
+
+#include <string_view>
+
+#include "mla/linear.h"
+
+namespace mla::cpu {
+
+// Highway, fp32 arithmetic, any instruction set. Refuses ComputeMode::kBF16 only where rounding the
+// activations would be skipped: it rounds them itself.
+std::string_view SimdRefusesLinear(const LinearArgs& args, const Context& context);
+Status RunSimdLinear(const LinearArgs& args, const Context& context);
+std::string_view SimdRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context);
+Status RunSimdGroupedLinear(const GroupedLinearArgs& args, const Context& context);
+std::string_view SimdRefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
+Status RunSimdHeadLinear(const HeadLinearArgs& args, const Context& context);
+
+// AVX512_BF16 dot products: ComputeMode::kBF16 with bf16 weights.
+std::string_view Avx512Bf16RefusesLinear(const LinearArgs& args, const Context& context);
+Status RunAvx512Bf16Linear(const LinearArgs& args, const Context& context);
+std::string_view Avx512Bf16RefusesGroupedLinear(const GroupedLinearArgs& args,
+                                                const Context& context);
+Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& context);
+std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
+Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context);
+
+}  // namespace mla::cpu
+
+#endif  // MLA_KERNELS_CPU_LINEAR_H_

@@ -1,0 +1,469 @@
+// Matrix products through VDPBF16PS: bf16 weights as stored, activations rounded to bf16.
+//
+// Two forms, by the axis along which a weight is contiguous. Along `in` (dot form): an output has
+// one accumulator of 16 lanes over k, summed at the end. Along `out` (axpy form): two weight rows
+// are interleaved so that a lane is an output. In both, the order in which an output is summed is
+// the same in every tile shape: it depends on nothing but the output's own row and weights.
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/linear_driver.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+namespace mla::cpu {
+namespace {
+
+// AVX-512 is enabled for the functions below only. Nothing of the standard library may be
+// instantiated among them: the linker could keep that copy for callers on older machines.
+#if defined(__clang__)
+#pragma clang attribute push(                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC diagnostic push
+// GCC 12 warns of the undefined operands inside its own intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
+#endif
+
+using Bf16Bits = uint16_t;
+
+inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline __m512bh AsBf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
+inline __m512bh LoadBf16(const Bf16Bits* p) { return AsBf16(_mm512_loadu_si512(p)); }
+inline __m512bh LoadBf16(const Bf16Bits* p, __mmask32 mask) {
+  return AsBf16(_mm512_maskz_loadu_epi16(mask, p));
+}
+
+void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, bool /*round*/,
+              void* packed, int64_t packed_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = x + row * x_stride;
+    Bf16Bits* to = static_cast<Bf16Bits*>(packed) + row * packed_stride;
+    for (int64_t k = 0; k < packed_stride; k += 16) {
+      const int64_t left = in - k;
+      const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + k));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k), reinterpret_cast<__m256i>(rounded));
+    }
+  }
+}
+
+// Lane i of the result is the sum of the lanes of v[i], by the same tree for every i: each step
+// adds halves of half as many lanes, packing two inputs into one.
+inline __m512 SumLanes(const __m512 (&v)[16]) {
+  const __m512i swap128 =
+      _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  __m512 half[8], quarter[4], eighth[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, v[i], v[i + 8]),
+                            _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    quarter[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, half[i], half[i + 4]),
+                               _mm512_permutex2var_ps(half[i], swap128, half[i + 4]));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    eighth[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, quarter[i], quarter[i + 2]),
+                              _mm512_shuffle_ps(quarter[i], quarter[i + 2], 0x4e));
+  }
+  const __m512 swapped = _mm512_mask_blend_ps(0x5555, eighth[0], eighth[1]);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, eighth[0], eighth[1]),
+                       _mm512_permute_ps(swapped, 0xb1));
+}
+
+// Adds the products of x row m and w row n over [k, end) to acc[m * kOuts + n].
+template <int kRows, int kOuts>
+inline void DotTile(const Bf16Bits* x, int64_t x_stride, const Bf16Bits* const (&w)[kOuts],
+                    int64_t k, int64_t end, __m512 (&acc)[16]) {
+  static_assert(kRows * kOuts <= 16);
+  for (; k + 32 <= end; k += 32) {
+    __m512bh wk[kOuts];
+#pragma GCC unroll 8
+    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(w[n] + k);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      const __m512bh xk = LoadBf16(x + m * x_stride + k);
+#pragma GCC unroll 8
+      for (int n = 0; n < kOuts; ++n) {
+        acc[m * kOuts + n] = _mm512_dpbf16_ps(acc[m * kOuts + n], xk, wk[n]);
+      }
+    }
+  }
+  if (k < end) {
+    // Packed x is padded with zeros; a row of w ends here, perhaps the mapped file too.
+    const __mmask32 mask = (1u << (end - k)) - 1;
+    __m512bh wk[kOuts];
+#pragma GCC unroll 8
+    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(w[n] + k, mask);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      const __m512bh xk = LoadBf16(x + m * x_stride + k);
+#pragma GCC unroll 8
+      for (int n = 0; n < kOuts; ++n) {
+        acc[m * kOuts + n] = _mm512_dpbf16_ps(acc[m * kOuts + n], xk, wk[n]);
+      }
+    }
+  }
+}
+
+// The part [begin, end) of the sums over k. Accumulators wait in memory between two panels: the
+// order of additions is that of one pass.
+struct Panel {
+  int64_t begin, end;
+  bool first, last;
+};
+constexpr int64_t kPanel = 1024;
+constexpr int64_t kPanelOuts = 16;  // outputs that take turns at a panel of x
+constexpr int64_t kPanelRows = LinearPlan::kXBlockBytes / (kPanel * int64_t{sizeof(Bf16Bits)});
+constexpr int64_t kPanelFloats = kPanelRows * kPanelOuts * 16;
+
+// Outputs [o, o + kOuts), as far as they exist, of all rows of a block: the rows of x pass by a few
+// rows of w that stay in the L1 cache.
+template <int kOuts>
+struct DotColumns {
+  const Product& p;
+  int64_t o;
+  __mmask8 mask;             // of the outputs that exist
+  const Bf16Bits* w[kOuts];  // past the end: the last row once more
+  __m256 bias;
+
+  DotColumns(const ProductBlock& block, int64_t o_begin) : p(*block.product), o(o_begin) {
+    const int64_t outs = Min(kOuts, block.out_end - o);
+    mask = static_cast<__mmask8>((1u << outs) - 1);
+    float values[8] = {};
+    for (int64_t n = 0; n < kOuts; ++n) {
+      const int64_t row = o + Min(n, outs - 1);
+      w[n] = static_cast<const Bf16Bits*>(p.w) + row * p.w_stride;
+      if (p.bias != nullptr) values[n] = BiasAt(p, row);
+    }
+    bias = _mm256_loadu_ps(values);
+  }
+
+  // `sums`: one vector per output of the tile; not used if the panel is the first and the last.
+  template <int kRows>
+  inline void Tile(int64_t row, const Panel& panel, float* sums) const {
+    const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
+    __m512 acc[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) acc[i] = _mm512_setzero_ps();
+    if (!panel.first) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows * kOuts; ++i) acc[i] = _mm512_load_ps(sums + 16 * i);
+    }
+    DotTile<kRows, kOuts>(x, p.x_stride, w, panel.begin, panel.end, acc);
+    if (panel.last) {
+      Store<kRows>(row, SumLanes(acc));
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows * kOuts; ++i) _mm512_store_ps(sums + 16 * i, acc[i]);
+    }
+  }
+
+  template <int kRows>
+  inline void Store(int64_t row, __m512 tile) const {
+    alignas(64) float values[16 + 8];  // a load of 8 lanes from any row's values stays inside
+    _mm512_store_ps(values, tile);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      float* y = p.y + (row + m) * p.y_stride + o;
+      __m256 sum = _mm256_maskz_loadu_ps(mask, values + m * kOuts);
+      if (p.bias != nullptr) sum = _mm256_add_ps(sum, bias);
+      if (p.accumulate) sum = _mm256_add_ps(sum, _mm256_maskz_loadu_ps(mask, y));
+      _mm256_mask_storeu_ps(y, mask, sum);
+    }
+  }
+};
+
+// Four outputs of all rows of a block. `sums`: [rows, 4, 16], unless the panel is all of k.
+void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* sums) {
+  const DotColumns<4> columns(block, o);
+  int64_t row = block.row_begin;
+  for (int64_t left; (left = block.row_end - row) > 0;) {
+    float* at = sums + (row - block.row_begin) * 4 * 16;
+    if (left >= 4 && left != 5) {
+      columns.Tile<4>(row, panel, at);
+      row += 4;
+    } else if (left >= 3) {  // 5 is 3 + 2: a tile of one row would wait for its additions
+      columns.Tile<3>(row, panel, at);
+      row += 3;
+    } else if (left == 2) {
+      columns.Tile<2>(row, panel, at);
+      row += 2;
+    } else {
+      columns.Tile<1>(row, panel, at);
+      row += 1;
+    }
+  }
+}
+
+// The same for few rows: the weights' way from memory is what takes time, and eight rows of them at
+// once keep more of it in use.
+constexpr int64_t kFewRows = 8;
+void DotFewRows(const ProductBlock& block, int64_t o) {
+  const Panel all = {0, block.product->in, true, true};
+  const DotColumns<8> columns(block, o);
+  int64_t row = block.row_begin;
+  for (; row + 2 <= block.row_end; row += 2) columns.Tile<2>(row, all, nullptr);
+  if (row < block.row_end) columns.Tile<1>(row, all, nullptr);
+}
+
+void DotBlock(const ProductBlock& block, float* scratch) {
+  const int64_t in = block.product->in;
+  const int64_t rows = block.row_end - block.row_begin;
+  if (rows <= kFewRows) {
+    for (int64_t o = block.out_begin; o < block.out_end; o += 8) DotFewRows(block, o);
+  } else if (in <= 2 * kPanel || rows > kPanelRows) {
+    const Panel all = {0, in, true, true};
+    for (int64_t o = block.out_begin; o < block.out_end; o += 4) DotRows(block, o, all, scratch);
+  } else {
+    for (int64_t strip = block.out_begin; strip < block.out_end; strip += kPanelOuts) {
+      const int64_t strip_end = Min(strip + kPanelOuts, block.out_end);
+      for (int64_t k = 0; k < in; k += kPanel) {
+        const Panel panel = {k, Min(k + kPanel, in), k == 0, k + kPanel >= in};
+        for (int64_t o = strip; o < strip_end; o += 4) {
+          DotRows(block, o, panel, scratch + (o - strip) * rows * 16);
+        }
+      }
+    }
+  }
+}
+
+// Two weight rows of 32 outputs, as the 16-bit unpack instructions interleave them: each run of 8
+// outputs has its first 4 in `low`, the others in `high`.
+struct WeightPair {
+  __m512bh low, high;
+};
+inline WeightPair Interleave(__m512i w0, __m512i w1) {
+  return {AsBf16(_mm512_unpacklo_epi16(w0, w1)), AsBf16(_mm512_unpackhi_epi16(w0, w1))};
+}
+
+// Where a tile takes rows k and k + 1 of 32 outputs from: the weight itself, ...
+template <bool kMasked>
+struct StoredWeights {
+  const Bf16Bits* w;
+  int64_t stride, in;
+  __mmask32 mask;
+
+  __m512i Row(const Bf16Bits* from) const {
+    return kMasked ? _mm512_maskz_loadu_epi16(mask, from) : _mm512_loadu_si512(from);
+  }
+  WeightPair At(int64_t k, int strip) const {
+    const Bf16Bits* from = w + k * stride + 32 * strip;
+    // An odd last row pairs with zeros, as the padding of x does.
+    return Interleave(Row(from), k + 1 < in ? Row(from + stride) : _mm512_setzero_si512());
+  }
+};
+
+// ... or a strip of it, interleaved once for many rows of x.
+struct InterleavedWeights {
+  const Bf16Bits* strip;
+
+  WeightPair At(int64_t k, int) const {
+    return {LoadBf16(strip + k * 32), LoadBf16(strip + k * 32 + 32)};
+  }
+};
+constexpr int64_t kMinRowsToInterleave = 16;
+constexpr int64_t kMaxInToInterleave = 2048;
+constexpr int64_t kInterleavedFloats = kMaxInToInterleave * 32 / 2;
+
+inline __m512bh BroadcastPair(const Bf16Bits* x) {
+  int32_t pair;
+  __builtin_memcpy(&pair, x, sizeof(pair));
+  return AsBf16(_mm512_set1_epi32(pair));
+}
+
+// Outputs [o, o + 32 * kStrips) of kRows rows, of each strip those in `mask`.
+template <int kRows, int kStrips, typename Weights>
+inline void AxpyTile(const Product& p, int64_t row, int64_t o, __mmask32 mask,
+                     const Weights& weights) {
+  const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
+  __m512 acc[kRows][kStrips][2];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kStrips; ++j) acc[m][j][0] = acc[m][j][1] = _mm512_setzero_ps();
+  }
+  for (int64_t k = 0; k < p.in; k += 2) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kStrips; ++j) {
+      const WeightPair wk = weights.At(k, j);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const __m512bh xk = BroadcastPair(x + m * p.x_stride + k);
+        acc[m][j][0] = _mm512_dpbf16_ps(acc[m][j][0], wk.low, xk);
+        acc[m][j][1] = _mm512_dpbf16_ps(acc[m][j][1], wk.high, xk);
+      }
+    }
+  }
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    float* y = p.y + (row + m) * p.y_stride + o;
+#pragma GCC unroll 4
+    for (int j = 0; j < kStrips; ++j) {
+      const __m512* a = acc[m][j];
+      _mm512_mask_storeu_ps(y + 32 * j, static_cast<__mmask16>(mask),
+                            _mm512_permutex2var_ps(a[0], first, a[1]));
+      _mm512_mask_storeu_ps(y + 32 * j + 16, static_cast<__mmask16>(mask >> 16),
+                            _mm512_permutex2var_ps(a[0], second, a[1]));
+    }
+  }
+}
+
+template <int kStrips, typename Weights>
+void AxpyRows(const ProductBlock& block, int64_t o, __mmask32 mask, const Weights& weights) {
+  const Product& p = *block.product;
+  int64_t row = block.row_begin;
+  if constexpr (kStrips == 1) {
+    for (; row + 8 <= block.row_end; row += 8) AxpyTile<8, 1>(p, row, o, mask, weights);
+  }
+  if constexpr (kStrips <= 2) {
+    for (; row + 4 <= block.row_end; row += 4) AxpyTile<4, kStrips>(p, row, o, mask, weights);
+  }
+  for (; row + 2 <= block.row_end; row += 2) AxpyTile<2, kStrips>(p, row, o, mask, weights);
+  for (; row < block.row_end; ++row) AxpyTile<1, kStrips>(p, row, o, mask, weights);
+}
+
+constexpr __mmask32 kAllOutputs = 0xffffffffu;
+
+// Few rows: a wide tile, which reads longer runs of each weight row.
+template <int kStrips>
+int64_t AxpyWide(const ProductBlock& block, int64_t o) {
+  const Product& p = *block.product;
+  for (; o + 32 * kStrips <= block.out_end; o += 32 * kStrips) {
+    const auto* w = static_cast<const Bf16Bits*>(p.w) + o;
+    AxpyRows<kStrips>(block, o, kAllOutputs,
+                      StoredWeights<false>{w, p.w_stride, p.in, kAllOutputs});
+  }
+  return o;
+}
+
+void AxpyBlock(const ProductBlock& block, float* scratch) {
+  const Product& p = *block.product;
+  const int64_t rows = block.row_end - block.row_begin;
+  const bool interleave = rows >= kMinRowsToInterleave && p.in <= kMaxInToInterleave;
+  int64_t o = block.out_begin;
+  if (rows < 4) {
+    o = AxpyWide<4>(block, o);
+  } else if (rows < 8) {
+    o = AxpyWide<2>(block, o);
+  }
+  for (; o < block.out_end; o += 32) {
+    const int64_t outs = Min(32, block.out_end - o);
+    const __mmask32 mask = outs == 32 ? kAllOutputs : (1u << outs) - 1;
+    const StoredWeights<true> stored = {static_cast<const Bf16Bits*>(p.w) + o, p.w_stride, p.in,
+                                        mask};
+    if (!interleave) {
+      AxpyRows<1>(block, o, mask, stored);
+      continue;
+    }
+    auto* strip = reinterpret_cast<Bf16Bits*>(scratch);
+    for (int64_t k = 0; k < p.in; k += 2) {
+      const WeightPair pair = stored.At(k, 0);
+      _mm512_store_si512(strip + k * 32, reinterpret_cast<__m512i>(pair.low));
+      _mm512_store_si512(strip + k * 32 + 32, reinterpret_cast<__m512i>(pair.high));
+    }
+    AxpyRows<1>(block, o, mask, InterleavedWeights{strip});
+  }
+}
+
+void RunBlock(const ProductBlock& block, float* scratch) {
+  if (block.product->w_out_unit) {
+    AxpyBlock(block, scratch);
+  } else {
+    DotBlock(block, scratch);
+  }
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#pragma GCC diagnostic pop
+#endif
+
+// Accumulators between panels, or interleaved weights.
+int64_t ScratchFloats(int64_t /*packed_stride*/) {
+  return kPanelFloats > kInterleavedFloats ? kPanelFloats : kInterleavedFloats;
+}
+
+constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kPanel, ScratchFloats, PackRows, RunBlock};
+
+std::string_view Refuses(const Context& context) {
+  if (!UsesAvx512Bf16()) return "needs AVX512_BF16";
+  if (context.compute != ComputeMode::kBF16) return "computes in mode bf16 only";
+  return {};
+}
+
+constexpr std::string_view kRefusesDType = "takes bf16 weights only";
+
+}  // namespace
+
+std::string_view Avx512Bf16RefusesLinear(const LinearArgs& args, const Context& context) {
+  for (const LinearTarget& target : args.targets) {
+    if (target.w.dtype() != DType::kBF16) return kRefusesDType;
+  }
+  return Refuses(context);
+}
+
+std::string_view Avx512Bf16RefusesGroupedLinear(const GroupedLinearArgs& args,
+                                                const Context& context) {
+  for (const GroupedTarget& target : args.targets) {
+    if (!target.w.empty() && target.w[0].dtype() != DType::kBF16) return kRefusesDType;
+  }
+  return Refuses(context);
+}
+
+std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context) {
+  if (args.w.dtype() != DType::kBF16) return kRefusesDType;
+  return Refuses(context);
+}
+
+Status RunAvx512Bf16Linear(const LinearArgs& args, const Context& context) {
+  return RunLinear(kBackend, args, context);
+}
+
+Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& context) {
+  return RunGroupedLinear(kBackend, args, context);
+}
+
+Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context) {
+  return RunHeadLinear(kBackend, args, context);
+}
+
+}  // namespace mla::cpu
+
+#else  // not x86-64
+
+namespace mla::cpu {
+namespace {
+constexpr std::string_view kNotX86 = "needs an x86-64 processor";
+}  // namespace
+
+std::string_view Avx512Bf16RefusesLinear(const LinearArgs&, const Context&) { return kNotX86; }
+std::string_view Avx512Bf16RefusesGroupedLinear(const GroupedLinearArgs&, const Context&) {
+  return kNotX86;
+}
+std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs&, const Context&) {
+  return kNotX86;
+}
+Status RunAvx512Bf16Linear(const LinearArgs&, const Context&) { return Unsupported(kNotX86); }
+Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs&, const Context&) {
+  return Unsupported(kNotX86);
+}
+Status RunAvx512Bf16HeadLinear(const HeadLinearArgs&, const Context&) {
+  return Unsupported(kNotX86);
+}
+
+}  // namespace mla::cpu
+
+#endif  // __x86_64__

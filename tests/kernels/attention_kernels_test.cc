@@ -1,0 +1,121 @@
+// Every attention kernel against the reference, on every instruction set of the machine.
+#include <gtest/gtest.h>
+
+#include "base/threads.h"
+#include "base/workspace.h"
+#include "kernels/cpu/isa.h"
+#include "support/attention_case.h"
+
+namespace mla::testing {
+namespace {
+
+// One way to compute: an instruction set, a kernel and a mode.
+struct Variant {
+  std::string_view isa;
+  std::string_view kernel;
+  ComputeMode mode;
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> variants;
+  for (std::string_view isa : cpu::SupportedIsas()) {
+    if (isa == "avx512_bf16") {
+      variants.push_back({isa, "cpu_avx512_bf16", ComputeMode::kBF16});
+      continue;  // the others run the same code as with avx512
+    }
+    variants.push_back({isa, "cpu_simd", ComputeMode::kF32});
+    variants.push_back({isa, "cpu_simd", ComputeMode::kBF16});
+  }
+  return variants;
+}
+
+class AttentionKernelsTest : public ::testing::Test {
+ protected:
+  ~AttentionKernelsTest() override {
+    EXPECT_TRUE(cpu::LimitIsa(cpu::SupportedIsas().front()).ok());
+  }
+
+  Context MakeContext(std::string_view kernel, ComputeMode mode) {
+    Context context;
+    context.workspace = &workspace_;
+    context.kernel = kernel;
+    context.compute = mode;
+    return context;
+  }
+
+  // Compares all variants with the reference; counts those that ran.
+  void Check(const AttentionCase& c) {
+    const AttentionMemory memory(c);
+    const AttentionResult want = memory.Run(MakeContext("reference", ComputeMode::kF32));
+    for (const Variant& variant : Variants()) {
+      if (variant.kernel == "cpu_avx512_bf16" && c.cache != DType::kBF16) continue;
+      ASSERT_TRUE(cpu::LimitIsa(variant.isa).ok());
+      const AttentionResult got = memory.Run(MakeContext(variant.kernel, variant.mode));
+      const Tolerance tolerance = ToleranceFor(c.op, variant.mode);
+      EXPECT_EQ(FindMismatch(got, want, tolerance), "")
+          << variant.isa << " " << variant.kernel << " " << ComputeModeName(variant.mode) << " "
+          << c.ToString();
+      double& worst = worst_[static_cast<int>(c.op)][static_cast<int>(variant.mode)];
+      worst = std::max(worst, WorstRatio(got, want, tolerance));
+    }
+  }
+
+  // The error as a share of the tolerance, to keep the table honest.
+  void RecordWorst() {
+    const char* names[] = {"absorbed", "expanded", "gqa"};
+    for (int op = 0; op < 3; ++op) {
+      for (const ComputeMode mode : {ComputeMode::kF32, ComputeMode::kBF16}) {
+        const double worst = worst_[op][static_cast<int>(mode)];
+        RecordProperty(Concat(names[op], "_", ComputeModeName(mode)), Concat(worst));
+        EXPECT_GT(worst, 0.02) << names[op] << ": nothing was compared, or the tolerance is idle";
+      }
+    }
+  }
+
+  Workspace workspace_;
+  double worst_[3][2] = {};
+};
+
+TEST_F(AttentionKernelsTest, MatchReferenceOnTheGrid) {
+  for (const AttentionCase& c : AttentionGrid()) Check(c);
+  RecordWorst();
+}
+
+TEST_F(AttentionKernelsTest, MatchReferenceOnRandomShapes) {
+  for (uint32_t seed = 1; seed <= 300; ++seed) Check(RandomAttentionCase(seed));
+  RecordWorst();
+}
+
+TEST_F(AttentionKernelsTest, WrongScaleIsFound) {
+  for (const AttentionCase& c : AttentionGrid()) {
+    if (c.kv_lens != std::vector<int32_t>{300} && c.kv_lens != std::vector<int32_t>{127}) continue;
+    const AttentionMemory memory(c);
+    const AttentionResult want = memory.Run(MakeContext("reference", ComputeMode::kF32));
+    const AttentionResult got = memory.Run(MakeContext("cpu_simd", ComputeMode::kF32), 1.01f);
+    EXPECT_NE(FindMismatch(got, want, ToleranceFor(c.op, ComputeMode::kF32)), "") << c.ToString();
+    const AttentionResult bf16 = memory.Run(MakeContext("cpu_simd", ComputeMode::kBF16), 1.1f);
+    EXPECT_NE(FindMismatch(bf16, want, ToleranceFor(c.op, ComputeMode::kBF16)), "") << c.ToString();
+  }
+}
+
+TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
+  AttentionCase c = RandomAttentionCase(1);
+  c.cache = DType::kF16;
+  for (const Operator op : {Operator::kMlaAbsorbed, Operator::kMlaExpanded, Operator::kGqa}) {
+    c.op = op;
+    const AttentionMemory memory(c);
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_simd", ComputeMode::kBF16)), std::nullopt);
+    ASSERT_TRUE(cpu::LimitIsa(cpu::SupportedIsas().back()).ok());
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kBF16)),
+              "needs AVX512_BF16");
+    ASSERT_TRUE(cpu::LimitIsa(cpu::SupportedIsas().front()).ok());
+    if (!cpu::UsesAvx512Bf16()) continue;
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kF32)),
+              "compute must be bf16");
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kBF16)),
+              op == Operator::kGqa ? "caches must be bf16" : "cache must be bf16");
+  }
+}
+
+}  // namespace
+}  // namespace mla::testing
