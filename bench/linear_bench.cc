@@ -59,7 +59,7 @@ struct Runtime {
   Context context;
 
   Runtime(int threads, ComputeMode compute) : pool(threads) {
-    context = {.threads = &pool, .workspace = &workspace, .compute = compute};
+    context = {.threads = &pool, .workspace = &workspace, .compute = compute, .kernel = {}};
   }
 };
 

@@ -30,8 +30,8 @@ inline constexpr int kMaxPageSize = 256;
 // The sequences of a call and where their cached tokens lie. Host memory, checked on every call.
 struct PagedBatch {
   int32_t num_seqs = 0;
-  // [num_seqs + 1]: sequence s owns query tokens [cu_q[s], cu_q[s + 1]). Nondecreasing, cu_q[0] >= 0;
-  // tokens outside [cu_q[0], cu_q[num_seqs]) are neither read nor written.
+  // [num_seqs + 1]: sequence s owns query tokens [cu_q[s], cu_q[s + 1]). Nondecreasing, cu_q[0] >=
+  // 0; tokens outside [cu_q[0], cu_q[num_seqs]) are neither read nor written.
   const int32_t* cu_q = nullptr;
   const int32_t* kv_lens = nullptr;     // [num_seqs]: tokens in the cache, this call's included
   const int32_t* page_table = nullptr;  // [num_seqs, page_table_stride]: page ids of the pool

@@ -19,8 +19,8 @@ enum class ComputeMode {
 std::string_view ComputeModeName(ComputeMode mode);  // "f32", "bf16"
 
 struct Context {
-  ThreadPool* threads = nullptr;    // null: the calling thread alone
-  Workspace* workspace = nullptr;   // null: the kernel allocates its scratch memory
+  ThreadPool* threads = nullptr;   // null: the calling thread alone
+  Workspace* workspace = nullptr;  // null: the kernel allocates its scratch memory
   ComputeMode compute = ComputeMode::kF32;
   // Runs this kernel of the operator's list and no other; an error if it refuses. Empty: the first
   // in the list that accepts the call.

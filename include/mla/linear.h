@@ -36,8 +36,8 @@ struct GroupedTarget {
   Tensor y;                        // [rows, out] f32
 };
 struct GroupedLinearArgs {
-  ConstTensor x;                      // [rows, in] f32
-  std::span<const int32_t> offsets;   // [groups + 1], from 0 to rows, nondecreasing
+  ConstTensor x;                     // [rows, in] f32
+  std::span<const int32_t> offsets;  // [groups + 1], from 0 to rows, nondecreasing
   std::span<const GroupedTarget> targets;
 };
 

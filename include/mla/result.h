@@ -99,11 +99,11 @@ class [[nodiscard]] Result {
 #define MLA_CONCAT_(a, b) MLA_CONCAT_INNER_(a, b)
 
 // Returns the error of a Status or Result expression from the enclosing function.
-#define MLA_RETURN_IF_ERROR(expr)                                     \
-  do {                                                                \
-    if (auto mla_status_ = (expr); !mla_status_.ok()) {               \
-      return mla_status_.error();                                     \
-    }                                                                 \
+#define MLA_RETURN_IF_ERROR(expr)                       \
+  do {                                                  \
+    if (auto mla_status_ = (expr); !mla_status_.ok()) { \
+      return mla_status_.error();                       \
+    }                                                   \
   } while (false)
 
 // MLA_ASSIGN_OR_RETURN(auto file, MappedFile::Open(path));

@@ -14,8 +14,8 @@ namespace mla {
 
 enum class DType : uint8_t { kF32, kF16, kBF16, kI32 };
 
-size_t SizeOf(DType dtype);                // bytes per element
-std::string_view DTypeName(DType dtype);   // "f32", "f16", "bf16", "i32"
+size_t SizeOf(DType dtype);               // bytes per element
+std::string_view DTypeName(DType dtype);  // "f32", "f16", "bf16", "i32"
 
 enum class DeviceType : uint8_t { kCpu, kCuda };
 
@@ -55,8 +55,8 @@ class BasicTensor {
   }
 
   // A Tensor is a ConstTensor.
-  template <typename Other, typename = std::enable_if_t<std::is_const_v<Void> &&
-                                                        !std::is_const_v<Other>>>
+  template <typename Other,
+            typename = std::enable_if_t<std::is_const_v<Void> && !std::is_const_v<Other>>>
   BasicTensor(const BasicTensor<Other>& other)
       : data_(other.data()), dtype_(other.dtype()), rank_(other.rank()), device_(other.device()) {
     for (int i = 0; i < rank_; ++i) {

@@ -12,11 +12,12 @@ namespace mla {
 }  // namespace mla
 
 // MLA_CHECK(page < num_pages, "page ", page);
-#define MLA_CHECK(condition, ...)                                                      \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]] {                                                   \
-      ::mla::CheckFailed(__FILE__, __LINE__, #condition, ::mla::Concat("" __VA_OPT__(, ) __VA_ARGS__)); \
-    }                                                                                  \
+#define MLA_CHECK(condition, ...)                                       \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]] {                                    \
+      ::mla::CheckFailed(__FILE__, __LINE__, #condition,                \
+                         ::mla::Concat("" __VA_OPT__(, ) __VA_ARGS__)); \
+    }                                                                   \
   } while (false)
 
 #endif  // MLA_BASE_CHECK_H_

@@ -63,8 +63,8 @@ class Workspace {
 // The context's workspace, or one of its own for a caller who gave none.
 class ScopedWorkspace {
  public:
-  explicit ScopedWorkspace(Workspace* given) : scope_(given != nullptr ? *given : own_),
-                                               workspace_(given != nullptr ? given : &own_) {}
+  explicit ScopedWorkspace(Workspace* given)
+      : scope_(given != nullptr ? *given : own_), workspace_(given != nullptr ? given : &own_) {}
   Workspace* operator->() { return workspace_; }
   Workspace& operator*() { return *workspace_; }
 

@@ -33,8 +33,7 @@ Error NoKernel(std::string_view op, std::span<const Kernel<Args>> kernels, const
   std::string names;
   for (const Kernel<Args>& kernel : kernels) {
     if (kernel.name == context.kernel) {
-      return Unsupported(op, ": kernel ", kernel.name, " refuses: ",
-                         kernel.refuses(args, context));
+      return Unsupported(op, ": kernel ", kernel.name, " refuses: ", kernel.refuses(args, context));
     }
     if (!names.empty()) names += ", ";
     names += kernel.name;

@@ -41,8 +41,7 @@ Status HeadLinear(const HeadLinearArgs& args, const Context& context) {
 Result<KernelVerdicts> ExplainLinear(const LinearArgs& args, const Context& context) {
   return Explain<LinearArgs>(kLinear, args, context);
 }
-Result<KernelVerdicts> ExplainGroupedLinear(const GroupedLinearArgs& args,
-                                            const Context& context) {
+Result<KernelVerdicts> ExplainGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
   return Explain<GroupedLinearArgs>(kGroupedLinear, args, context);
 }
 Result<KernelVerdicts> ExplainHeadLinear(const HeadLinearArgs& args, const Context& context) {

@@ -33,7 +33,7 @@ struct GenerateStats {
 };
 
 struct GenerateCallbacks {
-  std::function<bool(int32_t id)> on_token;  // false: stop
+  std::function<bool(int32_t id)> on_token;      // false: stop
   std::function<void(int32_t done)> on_prefill;  // may be empty
 };
 

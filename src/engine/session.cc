@@ -60,8 +60,7 @@ Status Session::CheckRoom(size_t tokens) const {
   return {};
 }
 
-Status Session::Step(std::span<const int32_t> tokens, LogitsFor logits_for,
-                     const Tensor& logits) {
+Status Session::Step(std::span<const int32_t> tokens, LogitsFor logits_for, const Tensor& logits) {
   const SequenceInput input{&sequence_, tokens};
   ForwardArgs args;
   args.sequences = {&input, 1};
@@ -85,8 +84,8 @@ Status Session::Append(std::span<const int32_t> tokens,
     const bool last = done + count == tokens.size();
     if (last) logits_.resize(vocab);
     const Tensor logits(last ? logits_.data() : nullptr, DType::kF32, {1, vocab});
-    const Status status = Step(tokens.subspan(done, count),
-                               last ? LogitsFor::kLast : LogitsFor::kNone, logits);
+    const Status status =
+        Step(tokens.subspan(done, count), last ? LogitsFor::kLast : LogitsFor::kNone, logits);
     if (!status.ok()) {
       if (length() != before) Truncate(before);
       return status;
@@ -102,8 +101,8 @@ Status Session::Score(std::span<const int32_t> tokens, const LogitsSink& sink) {
   const int32_t before = length();
   const int64_t vocab = model_.spec().vocab_size;
   // Bounds the logits in memory as well: a vocabulary can be far wider than the hidden state.
-  const auto chunk = static_cast<size_t>(
-      std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, kPrefillChunk));
+  const auto chunk =
+      static_cast<size_t>(std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, kPrefillChunk));
   std::vector<float> logits(std::min(chunk, tokens.size()) * vocab);
   for (size_t done = 0; done < tokens.size();) {
     const size_t count = std::min(chunk, tokens.size() - done);

@@ -36,8 +36,7 @@ class Session {
   static constexpr int32_t kPrefillChunk = 512;  // tokens per step: bounds activation memory
 
   // kInvalidArgument for options out of range (context beyond the model's among them).
-  static Result<std::unique_ptr<Session>> Create(const Model& model,
-                                                 const SessionOptions& options);
+  static Result<std::unique_ptr<Session>> Create(const Model& model, const SessionOptions& options);
 
   // Runs `tokens` (in chunks), after which logits() are those of the last one. `progress`, if set,
   // is told the number of tokens done after each chunk. On error the session is as before.

@@ -75,8 +75,8 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options) 
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (data == MAP_FAILED) {
         return Error{ErrorCode::kOutOfMemory,
-                     Concat("cannot reserve ", *bytes, " bytes of KV cache: ",
-                            std::strerror(errno), "; a smaller --context needs less")};
+                     Concat("cannot reserve ", *bytes, " bytes of KV cache: ", std::strerror(errno),
+                            "; a smaller --context needs less")};
       }
       regions.push_back({data, component.row, static_cast<size_t>(*bytes)});
       cache->bytes_per_token_ += *row_bytes;
@@ -129,8 +129,8 @@ Status CachedSequence::Extend(int32_t tokens) {
 
 void CachedSequence::Truncate(int32_t length) {
   MLA_CHECK(length >= 0 && length <= length_, "truncate to ", length, " of ", length_);
-  const auto keep = static_cast<size_t>(
-      length == 0 ? 0 : CeilDiv(length, cache_->options_.page_size));
+  const auto keep =
+      static_cast<size_t>(length == 0 ? 0 : CeilDiv(length, cache_->options_.page_size));
   while (pages_.size() > keep) {
     cache_->free_.push_back(pages_.back());
     pages_.pop_back();

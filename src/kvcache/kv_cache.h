@@ -73,8 +73,8 @@ class CachedSequence {
   CachedSequence(CachedSequence&& other) noexcept;
   CachedSequence& operator=(CachedSequence&& other) noexcept;
 
-  int32_t length() const { return length_; }                    // tokens
-  std::span<const int32_t> pages() const { return pages_; }     // ceil(length / page_size) ids
+  int32_t length() const { return length_; }                 // tokens
+  std::span<const int32_t> pages() const { return pages_; }  // ceil(length / page_size) ids
   int64_t bytes() const { return length_ * cache_->bytes_per_token(); }  // of its tokens
 
   // Makes room for `tokens` more tokens, whose rows are then written through SlotOf. On

@@ -41,9 +41,8 @@ Status ProjectMla(const MlaSpec& spec, const MlaWeights& weights, const ConstTen
     const Tensor q_a = NewTensor(step.workspace, {x.dim(0), spec.q_lora_rank});
     const LinearTarget targets[] = {{weights.q_a.w, weights.q_a.bias, q_a}, kv_target};
     MLA_RETURN_IF_ERROR(Linear({.x = x, .targets = targets}, step.context));
-    MLA_RETURN_IF_ERROR(
-        RmsNorm({.x = q_a, .w = weights.q_a_norm, .eps = spec.latent_norm_eps, .y = q_a},
-                step.context));
+    MLA_RETURN_IF_ERROR(RmsNorm(
+        {.x = q_a, .w = weights.q_a_norm, .eps = spec.latent_norm_eps, .y = q_a}, step.context));
     const LinearTarget q_target{weights.q_b.w, weights.q_b.bias, q};
     MLA_RETURN_IF_ERROR(Linear({.x = q_a, .targets = {&q_target, 1}}, step.context));
   }
@@ -94,8 +93,8 @@ Status RunAbsorbed(const MlaRun& run, const StepContext& step) {
   args.scale = run.spec.scale;
   args.out = all_o_lat;
   MLA_RETURN_IF_ERROR(MlaAbsorbed(args, step.context));
-  return HeadLinear(
-      {.x = all_o_lat, .w = run.weights.w_uv, .y = run.out.Slice(0, begin, end)}, step.context);
+  return HeadLinear({.x = all_o_lat, .w = run.weights.w_uv, .y = run.out.Slice(0, begin, end)},
+                    step.context);
 }
 
 Status RunExpanded(const MlaRun& run, const StepContext& step) {
@@ -147,8 +146,8 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
   MLA_RETURN_IF_ERROR(
       Rope({.x = k_pe, .turns = turns, .pairing = spec.rope->pairing, .y = k_pe}, step.context));
   const Tensor latent = step.cache.Component(layer, 0);
-  MLA_RETURN_IF_ERROR(CacheWrite(
-      {.x = kv, .slots = step.batch.slots, .cache = AsSlots(latent)}, step.context));
+  MLA_RETURN_IF_ERROR(
+      CacheWrite({.x = kv, .slots = step.batch.slots, .cache = AsSlots(latent)}, step.context));
 
   const Tensor out = NewTensor(step.workspace, {tokens, s.heads, s.v_head_dim});
   // Neighbouring sequences that take the same form go into one call.
@@ -156,8 +155,8 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
     const MlaForm form = FormOf(spec, step, begin);
     int32_t end = begin + 1;
     while (end < step.batch.num_seqs() && FormOf(spec, step, end) == form) ++end;
-    const MlaRun run{spec,  weights, latent, turns, step.batch.Paged(begin, end),
-                     AsHeads(q, s.heads), out};
+    const MlaRun run{
+        spec, weights, latent, turns, step.batch.Paged(begin, end), AsHeads(q, s.heads), out};
     MLA_RETURN_IF_ERROR(form == MlaForm::kAbsorbed ? RunAbsorbed(run, step)
                                                    : RunExpanded(run, step));
     begin = end;
@@ -181,16 +180,15 @@ Status RunGqa(const GqaSpec& spec, const GqaWeights& weights, size_t layer,
                                   {weights.v.w, weights.v.bias, v}};
   MLA_RETURN_IF_ERROR(Linear({.x = x, .targets = targets}, step.context));
   for (const Tensor& rotated : {AsHeads(q, spec.heads), AsHeads(k, spec.kv_heads)}) {
-    MLA_RETURN_IF_ERROR(
-        Rope({.x = rotated, .turns = turns, .pairing = spec.rope->pairing, .y = rotated},
-             step.context));
+    MLA_RETURN_IF_ERROR(Rope(
+        {.x = rotated, .turns = turns, .pairing = spec.rope->pairing, .y = rotated}, step.context));
   }
   const Tensor k_pages = step.cache.Component(layer, 0);
   const Tensor v_pages = step.cache.Component(layer, 1);
-  MLA_RETURN_IF_ERROR(CacheWrite(
-      {.x = k, .slots = step.batch.slots, .cache = AsSlots(k_pages)}, step.context));
-  MLA_RETURN_IF_ERROR(CacheWrite(
-      {.x = v, .slots = step.batch.slots, .cache = AsSlots(v_pages)}, step.context));
+  MLA_RETURN_IF_ERROR(
+      CacheWrite({.x = k, .slots = step.batch.slots, .cache = AsSlots(k_pages)}, step.context));
+  MLA_RETURN_IF_ERROR(
+      CacheWrite({.x = v, .slots = step.batch.slots, .cache = AsSlots(v_pages)}, step.context));
 
   const auto with_heads = [&](const Tensor& pages) {
     return Tensor(pages.data(), pages.dtype(),

@@ -19,8 +19,8 @@ StepBatch BuildBatch(std::span<const SequenceInput> sequences, int32_t page_size
     }
     batch.cu_q.push_back(static_cast<int32_t>(batch.ids.size()));
     batch.kv_lens.push_back(cache.length());
-    batch.page_table_stride = std::max(batch.page_table_stride,
-                                       static_cast<int64_t>(cache.pages().size()));
+    batch.page_table_stride =
+        std::max(batch.page_table_stride, static_cast<int64_t>(cache.pages().size()));
   }
   batch.page_table.assign(sequences.size() * batch.page_table_stride, -1);
   for (size_t s = 0; s < sequences.size(); ++s) {

@@ -78,18 +78,15 @@ Status RunMoe(const MoeSpec& spec, const MoeWeights& weights, const ConstTensor&
   const Tensor up = NewTensor(step.workspace, {rows, spec.intermediate});
   MLA_RETURN_IF_ERROR(GatherRows({.x = x, .rows = sorted.tokens, .y = sorted_x}, step.context));
   const GroupedTarget in_targets[] = {{weights.gate, gate}, {weights.up, up}};
-  MLA_RETURN_IF_ERROR(
-      GroupedLinear({.x = sorted_x, .offsets = sorted.offsets, .targets = in_targets},
-                    step.context));
+  MLA_RETURN_IF_ERROR(GroupedLinear(
+      {.x = sorted_x, .offsets = sorted.offsets, .targets = in_targets}, step.context));
   MLA_RETURN_IF_ERROR(SiluMul({.gate = gate, .up = up, .y = gate}, step.context));
   // The gathered input is no longer needed: its buffer takes the experts' outputs.
   const GroupedTarget out_target{weights.down, sorted_x};
-  MLA_RETURN_IF_ERROR(
-      GroupedLinear({.x = gate, .offsets = sorted.offsets, .targets = {&out_target, 1}},
-                    step.context));
+  MLA_RETURN_IF_ERROR(GroupedLinear(
+      {.x = gate, .offsets = sorted.offsets, .targets = {&out_target, 1}}, step.context));
   MLA_RETURN_IF_ERROR(CombineExperts(
-      {.x = sorted_x, .rows = sorted.rows, .weights = expert_weights, .y = hidden},
-      step.context));
+      {.x = sorted_x, .rows = sorted.rows, .weights = expert_weights, .y = hidden}, step.context));
   if (weights.shared) return RunDenseMlp(*weights.shared, x, hidden, step);
   return {};
 }

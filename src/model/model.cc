@@ -40,8 +40,8 @@ class RopeTables {
 
   Result<ConstTensor> Get(const RopeSpec& rope) {
     if (const auto found = tables_.find(&rope); found != tables_.end()) return found->second;
-    const Tensor turns = NewTensor(step_.workspace, {step_.batch.num_tokens(), 2,
-                                                     static_cast<int64_t>(rope.inv_freq.size())});
+    const Tensor turns = NewTensor(
+        step_.workspace, {step_.batch.num_tokens(), 2, static_cast<int64_t>(rope.inv_freq.size())});
     MLA_RETURN_IF_ERROR(RopeTable({.positions = step_.batch.positions,
                                    .inv_freq = rope.inv_freq,
                                    .magnitude = rope.magnitude,
@@ -66,8 +66,8 @@ Status CheckTokens(const ModelSpec& spec, std::span<const SequenceInput> sequenc
     }
     const int64_t length = sequence.cache->length() + static_cast<int64_t>(sequence.tokens.size());
     if (length > spec.max_positions) {
-      return InvalidArgument("a sequence of ", length, " tokens is longer than the model's context, ",
-                             spec.max_positions);
+      return InvalidArgument("a sequence of ", length,
+                             " tokens is longer than the model's context, ", spec.max_positions);
     }
   }
   return {};
@@ -131,20 +131,18 @@ Status Model::RunLayers(const ForwardArgs& args, const StepContext& step,
                 step.context));
     if (const auto* mla = std::get_if<MlaSpec>(&layer.attention)) {
       MLA_ASSIGN_OR_RETURN(const ConstTensor turns, tables.Get(*mla->rope));
-      MLA_RETURN_IF_ERROR(RunMla(*mla, std::get<MlaWeights>(weights.attention), i, turns, normed,
-                                 hidden, step));
+      MLA_RETURN_IF_ERROR(
+          RunMla(*mla, std::get<MlaWeights>(weights.attention), i, turns, normed, hidden, step));
     } else {
       const auto& gqa = std::get<GqaSpec>(layer.attention);
       MLA_ASSIGN_OR_RETURN(const ConstTensor turns, tables.Get(*gqa.rope));
-      MLA_RETURN_IF_ERROR(RunGqa(gqa, std::get<GqaWeights>(weights.attention), i, turns, normed,
-                                 hidden, step));
-    }
-    MLA_RETURN_IF_ERROR(
-        RmsNorm({.x = hidden, .w = weights.mlp_norm, .eps = spec_.norm_eps, .y = normed},
-                step.context));
-    if (const auto* moe = std::get_if<MoeSpec>(&layer.mlp)) {
       MLA_RETURN_IF_ERROR(
-          RunMoe(*moe, std::get<MoeWeights>(weights.mlp), normed, hidden, step));
+          RunGqa(gqa, std::get<GqaWeights>(weights.attention), i, turns, normed, hidden, step));
+    }
+    MLA_RETURN_IF_ERROR(RmsNorm(
+        {.x = hidden, .w = weights.mlp_norm, .eps = spec_.norm_eps, .y = normed}, step.context));
+    if (const auto* moe = std::get_if<MoeSpec>(&layer.mlp)) {
+      MLA_RETURN_IF_ERROR(RunMoe(*moe, std::get<MoeWeights>(weights.mlp), normed, hidden, step));
     } else {
       MLA_RETURN_IF_ERROR(
           RunDenseMlp(std::get<DenseMlpWeights>(weights.mlp), normed, hidden, step));
@@ -157,9 +155,8 @@ Status Model::WriteLogits(const ForwardArgs& args, const StepContext& step,
                           const Tensor& hidden) const {
   if (args.observer) {
     const Tensor normed = NewTensor(step.workspace, {hidden.dim(0), hidden.dim(1)});
-    MLA_RETURN_IF_ERROR(
-        RmsNorm({.x = hidden, .w = weights_.final_norm, .eps = spec_.norm_eps, .y = normed},
-                step.context));
+    MLA_RETURN_IF_ERROR(RmsNorm(
+        {.x = hidden, .w = weights_.final_norm, .eps = spec_.norm_eps, .y = normed}, step.context));
     args.observer(spec_.layers.size(), normed);
   }
   if (args.logits_for == LogitsFor::kNone) return {};
@@ -172,9 +169,8 @@ Status Model::WriteLogits(const ForwardArgs& args, const StepContext& step,
     rows = NewTensor(step.workspace, {static_cast<int64_t>(last.size()), hidden.dim(1)});
     MLA_RETURN_IF_ERROR(GatherRows({.x = hidden, .rows = last, .y = rows}, step.context));
   }
-  MLA_RETURN_IF_ERROR(
-      RmsNorm({.x = rows, .w = weights_.final_norm, .eps = spec_.norm_eps, .y = rows},
-              step.context));
+  MLA_RETURN_IF_ERROR(RmsNorm(
+      {.x = rows, .w = weights_.final_norm, .eps = spec_.norm_eps, .y = rows}, step.context));
   const LinearTarget target{weights_.lm_head, {}, args.logits};
   return Linear({.x = rows, .targets = {&target, 1}}, step.context);
 }

@@ -58,8 +58,7 @@ class Model {
       : spec_(std::move(spec)), checkpoint_(std::move(checkpoint)) {}
 
   Status RunLayers(const ForwardArgs& args, const StepContext& step, const Tensor& hidden) const;
-  Status WriteLogits(const ForwardArgs& args, const StepContext& step,
-                     const Tensor& hidden) const;
+  Status WriteLogits(const ForwardArgs& args, const StepContext& step, const Tensor& hidden) const;
 
   ModelSpec spec_;
   Checkpoint checkpoint_;

@@ -36,8 +36,7 @@ Status ApplyLlama3(const ConfigReader& config, std::vector<double>& inv_freq) {
   MLA_ASSIGN_OR_RETURN(const int64_t original,
                        config.GetInt("original_max_position_embeddings", 1, kMaxPositions));
   if (high <= low) {
-    return config.BadValue("high_freq_factor",
-                           Concat("more than low_freq_factor (", low, ")"));
+    return config.BadValue("high_freq_factor", Concat("more than low_freq_factor (", low, ")"));
   }
   for (double& f : inv_freq) {
     const double turns = static_cast<double>(original) * f / (2 * std::numbers::pi);
@@ -91,13 +90,11 @@ Status ApplyYarn(const ConfigReader& config, const ConfigReader& model, double t
   }
 
   MLA_ASSIGN_OR_RETURN(const auto mscale, config.GetOptionalFloat("mscale", 0, kMaxFactor));
-  MLA_ASSIGN_OR_RETURN(const double all_dim,
-                       config.GetFloatOr("mscale_all_dim", 0, 0, kMaxFactor));
+  MLA_ASSIGN_OR_RETURN(const double all_dim, config.GetFloatOr("mscale_all_dim", 0, 0, kMaxFactor));
   MLA_ASSIGN_OR_RETURN(const auto attention_factor,
                        config.GetOptionalFloat("attention_factor", 1e-6, kMaxFactor));
-  result.rope.magnitude = static_cast<float>(
-      attention_factor.value_or(YarnMscale(factor, mscale.value_or(1)) /
-                                YarnMscale(factor, all_dim)));
+  result.rope.magnitude = static_cast<float>(attention_factor.value_or(
+      YarnMscale(factor, mscale.value_or(1)) / YarnMscale(factor, all_dim)));
   const double m = YarnMscale(factor, all_dim);
   result.scale_factor = m * m;
   return {};
@@ -120,8 +117,9 @@ Result<std::string> RopeType(const ConfigReader& settings) {
 Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing) {
   MLA_ASSIGN_OR_RETURN(const auto settings, RopeObject(config));
   const bool theta_inside = settings && settings->Has("rope_theta");
-  MLA_ASSIGN_OR_RETURN(const double theta, (theta_inside ? *settings : config)
-                                               .GetFloatOr("rope_theta", 10000.0, 1.001, kMaxTheta));
+  MLA_ASSIGN_OR_RETURN(
+      const double theta,
+      (theta_inside ? *settings : config).GetFloatOr("rope_theta", 10000.0, 1.001, kMaxTheta));
   std::vector<double> inv_freq = PlainFrequencies(theta, dim);
   RopeResult result;
   result.rope.pairing = pairing;

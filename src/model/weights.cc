@@ -71,10 +71,8 @@ void BindKvB(const MlaShape& s, const std::string& prefix, Binder& binder, MlaWe
   const int64_t d_n = s.qk_nope_head_dim;
   const int64_t d_v = s.v_head_dim;
   if (binder.Has(prefix + "k_b_proj.weight")) {
-    const ConstTensor k_b =
-        binder.Get(prefix + "k_b_proj.weight", {heads * d_n, s.kv_lora_rank});
-    const ConstTensor v_b =
-        binder.Get(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
+    const ConstTensor k_b = binder.Get(prefix + "k_b_proj.weight", {heads * d_n, s.kv_lora_rank});
+    const ConstTensor v_b = binder.Get(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
     weights.w_uk = HeadRows(k_b, heads, d_n, 0, d_n);
     weights.w_uv = HeadRows(v_b, heads, d_v, 0, d_v);
     return;
@@ -85,8 +83,7 @@ void BindKvB(const MlaShape& s, const std::string& prefix, Binder& binder, MlaWe
   weights.w_uv = HeadRows(kv_b, heads, d_n + d_v, d_n, d_v);
 }
 
-MlaWeights BindMla(const MlaSpec& spec, int64_t hidden, const std::string& prefix,
-                   Binder& binder) {
+MlaWeights BindMla(const MlaSpec& spec, int64_t hidden, const std::string& prefix, Binder& binder) {
   const MlaShape& s = spec.shape;
   const int64_t q_dim = int64_t{s.heads} * (s.qk_nope_head_dim + s.qk_rope_head_dim);
   MlaWeights weights;
@@ -106,8 +103,7 @@ MlaWeights BindMla(const MlaSpec& spec, int64_t hidden, const std::string& prefi
   return weights;
 }
 
-GqaWeights BindGqa(const GqaSpec& spec, int64_t hidden, const std::string& prefix,
-                   Binder& binder) {
+GqaWeights BindGqa(const GqaSpec& spec, int64_t hidden, const std::string& prefix, Binder& binder) {
   const int64_t q_dim = int64_t{spec.heads} * spec.head_dim;
   const int64_t kv_dim = int64_t{spec.kv_heads} * spec.head_dim;
   GqaWeights weights;
@@ -127,8 +123,7 @@ DenseMlpWeights BindDense(int64_t intermediate, bool bias, int64_t hidden,
   return weights;
 }
 
-MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const std::string& prefix,
-                   Binder& binder) {
+MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const std::string& prefix, Binder& binder) {
   MoeWeights weights;
   weights.router = binder.Get(prefix + "gate.weight", {spec.num_experts, hidden});
   if (spec.correction_bias) {
@@ -172,8 +167,7 @@ LayerWeights BindLayer(const LayerSpec& layer, int64_t hidden, const std::string
 Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint) {
   Binder binder(checkpoint);
   ModelWeights weights;
-  weights.embedding =
-      binder.Get("model.embed_tokens.weight", {spec.vocab_size, spec.hidden_size});
+  weights.embedding = binder.Get("model.embed_tokens.weight", {spec.vocab_size, spec.hidden_size});
   weights.final_norm = binder.Get("model.norm.weight", {spec.hidden_size});
   weights.lm_head = spec.tie_embeddings
                         ? weights.embedding

@@ -41,8 +41,8 @@ struct DenseMlpWeights {
 };
 
 struct MoeWeights {
-  ConstTensor router;           // [experts, hidden]
-  ConstTensor correction_bias;  // [experts]; may be absent
+  ConstTensor router;                       // [experts, hidden]
+  ConstTensor correction_bias;              // [experts]; may be absent
   std::vector<ConstTensor> gate, up, down;  // one per expert
   std::optional<DenseMlpWeights> shared;
 };

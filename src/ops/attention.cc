@@ -107,11 +107,11 @@ Status Validate(const MlaAbsorbedArgs& args) {
   MLA_RETURN_IF_ERROR(CheckShape(args.cache, Field(kOp, "cache"), {kAny, kAny, latent_dim}));
   MLA_RETURN_IF_ERROR(CheckDType(args.cache, Field(kOp, "cache"), kFloatTypes));
   if (args.kv_lora_rank < 1 || args.kv_lora_rank > latent_dim) {
-    return InvalidArgument(kOp, ": kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ",
-                           latent_dim, ", the last extent of q");
+    return InvalidArgument(kOp, ": kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ", latent_dim,
+                           ", the last extent of q");
   }
-  MLA_RETURN_IF_ERROR(ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), args.q.dim(1),
-                                      args.kv_lora_rank));
+  MLA_RETURN_IF_ERROR(
+      ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), args.q.dim(1), args.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ValidateScale(kOp, args.scale));
   return ValidateBatch(kOp, args.batch, args.q.dim(0), args.cache);
 }
@@ -139,8 +139,8 @@ Status Validate(const MlaExpandedArgs& args) {
                            " numbers; q's last extent ", args.q.dim(2), " and w_uk ",
                            args.w_uk.ShapeString(), " ask for ", rank, " + ", rope);
   }
-  MLA_RETURN_IF_ERROR(ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), heads,
-                                      args.w_uv.dim(1)));
+  MLA_RETURN_IF_ERROR(
+      ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), heads, args.w_uv.dim(1)));
   MLA_RETURN_IF_ERROR(ValidateScale(kOp, args.scale));
   return ValidateBatch(kOp, args.batch, args.q.dim(0), args.cache);
 }
@@ -164,16 +164,15 @@ Status Validate(const GqaArgs& args) {
     return InvalidArgument(kOp, ": ", args.q.dim(1), " heads are not a multiple of ", kv_heads,
                            " kv_heads");
   }
-  MLA_RETURN_IF_ERROR(ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), args.q.dim(1),
-                                      args.v_cache.dim(3)));
+  MLA_RETURN_IF_ERROR(
+      ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), args.q.dim(1), args.v_cache.dim(3)));
   MLA_RETURN_IF_ERROR(ValidateScale(kOp, args.scale));
   return ValidateBatch(kOp, args.batch, args.q.dim(0), args.k_cache);
 }
 
 Status Validate(const MergeArgs& args) {
   constexpr std::string_view kOp = "merge_partials";
-  MLA_RETURN_IF_ERROR(
-      CheckShape(args.part_out, Field(kOp, "part_out"), {kAny, kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckShape(args.part_out, Field(kOp, "part_out"), {kAny, kAny, kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.part_out, Field(kOp, "part_out"), {DType::kF32}));
   MLA_RETURN_IF_ERROR(
       CheckShape(args.part_lse, Field(kOp, "part_lse"),

@@ -7,8 +7,7 @@
 namespace mla {
 namespace {
 
-Status CheckF32(const ConstTensor& x, std::string_view what,
-                std::initializer_list<int64_t> dims) {
+Status CheckF32(const ConstTensor& x, std::string_view what, std::initializer_list<int64_t> dims) {
   MLA_RETURN_IF_ERROR(CheckShape(x, what, dims));
   return CheckDType(x, what, {DType::kF32});
 }
@@ -48,25 +47,24 @@ Status Validate(const RmsNormArgs& args) {
 }
 
 Status Validate(const RopeTableArgs& args) {
-  return CheckF32(args.turns, "rope_table: turns",
-                  {static_cast<int64_t>(args.positions.size()), 2,
-                   static_cast<int64_t>(args.inv_freq.size())});
+  return CheckF32(
+      args.turns, "rope_table: turns",
+      {static_cast<int64_t>(args.positions.size()), 2, static_cast<int64_t>(args.inv_freq.size())});
 }
 
 Status Validate(const RopeArgs& args) {
   MLA_RETURN_IF_ERROR(CheckF32(args.x, "rope: x", {kAny, kAny, kAny}));
   if (args.x.dim(2) % 2 != 0) {
-    return InvalidArgument("rope: the last extent of x is ", args.x.dim(2), ", want an even number");
+    return InvalidArgument("rope: the last extent of x is ", args.x.dim(2),
+                           ", want an even number");
   }
-  MLA_RETURN_IF_ERROR(
-      CheckF32(args.turns, "rope: turns", {args.x.dim(0), 2, args.x.dim(2) / 2}));
+  MLA_RETURN_IF_ERROR(CheckF32(args.turns, "rope: turns", {args.x.dim(0), 2, args.x.dim(2) / 2}));
   return CheckF32(args.y, "rope: y", {args.x.dim(0), args.x.dim(1), args.x.dim(2)});
 }
 
 Status Validate(const SiluMulArgs& args) {
   MLA_RETURN_IF_ERROR(CheckF32(args.gate, "silu_mul: gate", {kAny, kAny}));
-  MLA_RETURN_IF_ERROR(
-      CheckF32(args.up, "silu_mul: up", {args.gate.dim(0), args.gate.dim(1)}));
+  MLA_RETURN_IF_ERROR(CheckF32(args.up, "silu_mul: up", {args.gate.dim(0), args.gate.dim(1)}));
   return CheckF32(args.y, "silu_mul: y", {args.gate.dim(0), args.gate.dim(1)});
 }
 
@@ -111,8 +109,8 @@ Status Validate(const CombineExpertsArgs& args) {
   const auto tokens = static_cast<size_t>(args.y.dim(0));
   if (args.rows.size() != args.weights.size() ||
       (tokens == 0 ? !args.rows.empty() : args.rows.size() % tokens != 0)) {
-    return InvalidArgument("combine_experts: ", args.rows.size(), " rows and ",
-                           args.weights.size(), " weights for ", tokens, " tokens");
+    return InvalidArgument("combine_experts: ", args.rows.size(), " rows and ", args.weights.size(),
+                           " weights for ", tokens, " tokens");
   }
   return CheckRows("combine_experts", args.rows, args.x.dim(0));
 }

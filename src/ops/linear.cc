@@ -57,9 +57,9 @@ Status Validate(const GroupedLinearArgs& args) {
     for (const ConstTensor& w : target.w) {
       MLA_RETURN_IF_ERROR(CheckWeight(w, "grouped_linear: w", args.x.dim(1)));
       if (w.dim(0) != target.w[0].dim(0) || w.dtype() != target.w[0].dtype()) {
-        return InvalidArgument("grouped_linear: the weights of a target differ: ",
-                               w.ShapeString(), " ", DTypeName(w.dtype()), " and ",
-                               target.w[0].ShapeString(), " ", DTypeName(target.w[0].dtype()));
+        return InvalidArgument("grouped_linear: the weights of a target differ: ", w.ShapeString(),
+                               " ", DTypeName(w.dtype()), " and ", target.w[0].ShapeString(), " ",
+                               DTypeName(target.w[0].dtype()));
       }
     }
     MLA_RETURN_IF_ERROR(CheckOutput(target.y, "grouped_linear: y", rows, target.w[0].dim(0)));
@@ -71,15 +71,13 @@ Status Validate(const HeadLinearArgs& args) {
   MLA_RETURN_IF_ERROR(CheckShape(args.x, "head_linear: x", {kAny, kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.x, "head_linear: x", {DType::kF32}));
   const int64_t heads = args.x.dim(1);
-  MLA_RETURN_IF_ERROR(
-      CheckShapeAnyStride(args.w, "head_linear: w", {heads, kAny, args.x.dim(2)}));
+  MLA_RETURN_IF_ERROR(CheckShapeAnyStride(args.w, "head_linear: w", {heads, kAny, args.x.dim(2)}));
   MLA_RETURN_IF_ERROR(CheckDType(args.w, "head_linear: w", kFloatTypes));
   if (args.w.stride(1) != 1 && args.w.stride(2) != 1) {
     return InvalidArgument("head_linear: w has inner strides ", args.w.stride(1), " and ",
                            args.w.stride(2), ", want one of them 1");
   }
-  MLA_RETURN_IF_ERROR(
-      CheckShape(args.y, "head_linear: y", {args.x.dim(0), heads, args.w.dim(1)}));
+  MLA_RETURN_IF_ERROR(CheckShape(args.y, "head_linear: y", {args.x.dim(0), heads, args.w.dim(1)}));
   return CheckDType(args.y, "head_linear: y", {DType::kF32});
 }
 

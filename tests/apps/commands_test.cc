@@ -1,5 +1,11 @@
 // What each subcommand prints and writes.
+#include <pty.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -7,7 +13,7 @@
 #include "io/safetensors.h"
 #include "kernels/cpu/isa.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 using Json = nlohmann::json;
@@ -23,13 +29,13 @@ TEST(Help, EveryCommandShowsExamples) {
   EXPECT_TRUE(Contains(overview.out, "Examples:"));
   for (const std::string command :
        {"run", "chat", "logits", "perplexity", "tokenize", "inspect", "bench"}) {
-    EXPECT_TRUE(Contains(overview.out, "\n  " + command + " ")) << command;
+    EXPECT_TRUE(Contains(overview.out, Concat("\n  ", command, " "))) << command;
     const ProcessResult help = RunMla({command, "--help"});
     EXPECT_EQ(help.status, 0);
     EXPECT_EQ(help.err, "");
     const size_t examples = help.out.find("Examples:\n");
     ASSERT_NE(examples, std::string::npos) << help.out;
-    EXPECT_TRUE(Contains(help.out.substr(examples), "mla " + command + " ")) << help.out;
+    EXPECT_TRUE(Contains(help.out.substr(examples), Concat("mla ", command, " "))) << help.out;
   }
   const ProcessResult version = RunMla({"--version"});
   EXPECT_EQ(version.status, 0);
@@ -166,8 +172,8 @@ TEST(Chat, KeepsItsCacheBetweenTurns) {
   const Json first = RunJson({"tokenize", kModel, "--bos", "--json", "Once upon a time"});
   const size_t kept = first["ids"].size() + 7;  // the eighth token runs with the next turn
   EXPECT_TRUE(chat.err.starts_with("[0 tokens kept")) << chat.err;
-  EXPECT_TRUE(Contains(chat.err, "KV cache: " + std::to_string(kept) + " tokens")) << chat.err;
-  EXPECT_TRUE(Contains(chat.err, "[" + std::to_string(kept) + " tokens kept")) << chat.err;
+  EXPECT_TRUE(Contains(chat.err, Concat("KV cache: ", kept, " tokens"))) << chat.err;
+  EXPECT_TRUE(Contains(chat.err, Concat("[", kept, " tokens kept"))) << chat.err;
   EXPECT_TRUE(Contains(chat.err, "forgotten")) << chat.err;
   EXPECT_TRUE(Contains(chat.err, "/nonsense")) << chat.err;
   // After /reset a turn is a first turn again.
@@ -187,13 +193,53 @@ TEST(Chat, AFullContextLosesNothing) {
   EXPECT_EQ(std::count(chat.out.begin(), chat.out.end(), '\n'), 2) << chat.out;  // two answers
 }
 
+TEST(Chat, EditsLinesOnATerminal) {
+  int terminal = -1;
+  const pid_t pid = ::forkpty(&terminal, nullptr, nullptr, nullptr);
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    ::setenv("TERM", "xterm", 1);
+    ::execl(MLA_BINARY, "mla", "chat", kModel.c_str(), "-n", "3", nullptr);
+    ::_exit(121);
+  }
+  std::string output;
+  const auto read_until = [&](const std::string& part) {
+    char buffer[512];
+    size_t begin = output.size();
+    while (output.find(part, begin) == std::string::npos) {
+      const ssize_t count = ::read(terminal, buffer, sizeof(buffer));
+      if (count <= 0) return false;  // the program has ended
+      output.append(buffer, static_cast<size_t>(count));
+    }
+    return true;
+  };
+  const auto type = [&](const std::string& keys) {
+    ASSERT_EQ(::write(terminal, keys.data(), keys.size()), std::ssize(keys));
+  };
+  EXPECT_TRUE(read_until("> "));
+  type("/quiet");
+  EXPECT_TRUE(read_until("quiet"));
+  type("\x03");  // clears the line, and does not end the program
+  EXPECT_TRUE(read_until("^C\r\n> "));
+  type("Once uponX\x7f\n");  // the wrong letter is rubbed out
+  EXPECT_TRUE(read_until("stopped: length"));
+  EXPECT_TRUE(read_until("> "));
+  type("\x04");
+  while (read_until("nothing that it prints")) {
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << output;
+  EXPECT_TRUE(Contains(output, "prefill 3 tokens")) << output;  // BOS, Once, upon
+  ::close(terminal);
+}
+
 TEST(Logits, AreTheExpectedOnes) {
   const Json expected = ExpectedJson();
   const std::vector<int32_t> ids = expected["input_ids"];
   const std::vector<float> last = expected["last_logits_fp32"];
   const TempDir dir;
   const std::string ids_file = dir.Write("ids", JoinIds(ids) + "\n");
-  // After the prompt or after the whole text: expected.json says by its values which it means.
   for (const std::string& tokens : {JoinIds(ids), "@" + ids_file}) {
     const std::string path = dir / "logits.safetensors";
     const ProcessResult run =
@@ -353,4 +399,4 @@ TEST(Bench, ReportsAsTableJsonAndCsv) {
 }
 
 }  // namespace
-}  // namespace mla::testing
+}  // namespace mla::test

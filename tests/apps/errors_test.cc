@@ -5,7 +5,7 @@
 
 #include "apps/process.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 struct ErrorCase {
@@ -184,4 +184,4 @@ TEST(Errors, AFullDiskLeavesNothing) {
 }
 
 }  // namespace
-}  // namespace mla::testing
+}  // namespace mla::test

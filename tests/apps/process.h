@@ -19,7 +19,7 @@
 #include "base/check.h"
 #include "io/temp_dir.h"
 
-namespace mla::testing {
+namespace mla::test {
 
 inline const std::string kModel = MLA_SOURCE_DIR "/models/stories-mla-9m";
 
@@ -115,7 +115,7 @@ inline nlohmann::json ExpectedJson() {
 // "0,17,52"
 inline std::string JoinIds(const std::vector<int32_t>& ids) {
   std::string text;
-  for (const int32_t id : ids) text += (text.empty() ? "" : ",") + std::to_string(id);
+  for (const int32_t id : ids) text += Concat(text.empty() ? "" : ",", id);
   return text;
 }
 
@@ -128,6 +128,6 @@ inline bool IsOneLine(const std::string& text) {
   return !text.empty() && text.find('\n') == text.size() - 1;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test
 
 #endif  // MLA_TESTS_APPS_PROCESS_H_

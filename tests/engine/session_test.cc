@@ -32,6 +32,18 @@ std::unique_ptr<Session> NewSession(SessionOptions options = {}) {
   return std::move(*session);
 }
 
+std::unique_ptr<Session> NewPagedSession(int32_t page_size) {
+  SessionOptions options;
+  options.page_size = page_size;
+  return NewSession(options);
+}
+
+std::unique_ptr<Session> NewShortSession(int32_t context) {
+  SessionOptions options;
+  options.context = context;
+  return NewSession(options);
+}
+
 std::vector<int32_t> Ids(int count) {
   std::vector<int32_t> ids = {0};
   while (std::ssize(ids) < count) ids.push_back(3 + (ids.back() * 37 + 11) % 4000);
@@ -62,7 +74,7 @@ TEST(Session, ChunksGiveTheLogitsOfTheWhole) {
   ASSERT_TRUE(whole->Append(ids).ok());
   const size_t chunks[][4] = {{1, 1, 1, 57}, {30, 30, 0, 0}, {59, 1, 0, 0}, {7, 20, 32, 1}};
   for (const auto& sizes : chunks) {
-    const auto session = NewSession({.page_size = 16});
+    const auto session = NewPagedSession(16);
     size_t done = 0;
     for (const size_t size : sizes) {
       ASSERT_TRUE(session->Append(std::span(ids).subspan(done, size)).ok());
@@ -87,7 +99,7 @@ TEST(Session, PromptsLongerThanAStepAreChunked) {
 
 TEST(Session, TruncateForgetsExactlyWhatFollows) {
   const std::vector<int32_t> ids = Ids(50);
-  const auto session = NewSession({.page_size = 8});
+  const auto session = NewPagedSession(8);
   ASSERT_TRUE(session->Append(std::span(ids).first(20)).ok());
   ASSERT_TRUE(session->Append(std::span(ids).subspan(20)).ok());
   const std::vector<float> before = Copy(session->logits());
@@ -121,7 +133,7 @@ TEST(Session, ScoreGivesTheLogitsOfEveryToken) {
 }
 
 TEST(Session, ErrorsLeaveItAsItWas) {
-  const auto session = NewSession({.context = 16});
+  const auto session = NewShortSession(16);
   const std::vector<int32_t> ids = Ids(10);
   ASSERT_TRUE(session->Append(ids).ok());
   const std::vector<float> logits = Copy(session->logits());
@@ -147,10 +159,17 @@ TEST(Session, ErrorsLeaveItAsItWas) {
 }
 
 TEST(Session, OptionsOutOfRangeAreNamed) {
-  const std::pair<SessionOptions, const char*> cases[] = {
-      {{.context = 1025}, "1025"}, {{.context = -1}, "-1"},         {{.page_size = 0}, "0"},
-      {{.page_size = 257}, "257"}, {{.threads = 100000}, "100000"}, {{.threads = -2}, "-2"}};
-  for (const auto& [options, value] : cases) {
+  struct Case {
+    int32_t SessionOptions::*option;
+    int32_t value;
+  };
+  const Case cases[] = {{&SessionOptions::context, 1025},   {&SessionOptions::context, -1},
+                        {&SessionOptions::page_size, 0},    {&SessionOptions::page_size, 257},
+                        {&SessionOptions::threads, 100000}, {&SessionOptions::threads, -2}};
+  for (const Case& test : cases) {
+    SessionOptions options;
+    options.*test.option = test.value;
+    const std::string value = std::to_string(test.value);
     const auto session = Session::Create(BundledModel(), options);
     ASSERT_FALSE(session.ok()) << value;
     EXPECT_NE(session.message().find(value), std::string_view::npos) << session.message();
@@ -159,7 +178,9 @@ TEST(Session, OptionsOutOfRangeAreNamed) {
 
 TEST(Session, CacheHoldsTheLatentAndNothingElse) {
   // 6 layers of kv_lora_rank 64 + qk_rope_head_dim 16.
-  const auto session = NewSession({.kv_dtype = DType::kBF16});
+  SessionOptions options;
+  options.kv_dtype = DType::kBF16;
+  const auto session = NewSession(options);
   ASSERT_TRUE(session->Append(Ids(100)).ok());
   EXPECT_EQ(session->cache_bytes(), 100 * 6 * (64 + 16) * 2);
   EXPECT_EQ(CompareCaches(BundledModel().spec()).mha, 6 * 8 * (32 + 16 + 32));
@@ -209,7 +230,7 @@ TEST(Generate, IsRepeatedAppendOfTheLikeliest) {
 
 TEST(Generate, StopsAtEndCancelAndContext) {
   const std::vector<int32_t> prompt = {0, 393, 394, 261};
-  const auto session = NewSession({.context = 10});
+  const auto session = NewShortSession(10);
   const Generated full = GenerateIds(*session, prompt, Greedy(-1));
   EXPECT_EQ(full.stats.stop_reason, StopReason::kContextFull);
   EXPECT_EQ(session->length(), 10);
@@ -230,7 +251,7 @@ TEST(Generate, StopsAtEndCancelAndContext) {
 }
 
 TEST(Generate, RefusesWhatItCannotRun) {
-  const auto session = NewSession({.context = 8});
+  const auto session = NewShortSession(8);
   const GenerateCallbacks callbacks{[](int32_t) { return true; }, nullptr};
   EXPECT_FALSE(Generate(*session, {}, {}, Greedy(1), callbacks).ok());
   EXPECT_FALSE(Generate(*session, {}, Ids(9), Greedy(1), callbacks).ok());

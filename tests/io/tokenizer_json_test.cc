@@ -212,6 +212,13 @@ TEST(RegexTest, ReadsRubysSyntax) {
   EXPECT_EQ(FindAll("x*", "axxb"), (Ranges{{0, 0}, {1, 3}, {4, 4}}));  // no empty match at 3
 }
 
+// Unicode 15's pink heart and a letter of CJK extension I, to a PCRE2 that knows neither.
+TEST(RegexTest, KnowsCharactersYoungerThanItsLibrary) {
+  EXPECT_EQ(FindAll("\\p{S}", "a\U0001fa77b"), (Ranges{{1, 5}}));
+  EXPECT_EQ(FindAll("\\p{Han}+", "\u4e00\U0002ebf0x"), (Ranges{{0, 7}}));
+  EXPECT_EQ(FindAll("[^\\p{L}]", "\u1c89\U0002ebf0-"), (Ranges{{7, 8}}));
+}
+
 TEST(RegexTest, RefusesWhatMeansSomethingElse) {
   for (const char* pattern :
        {"(*UTF)a", "[a[b]]", "[[:alpha:]]", "a{,2}", "a{1,2}+", "\\Qa", "\\C", "a(?i)b", "(?R)",

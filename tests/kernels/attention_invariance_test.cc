@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "base/numeric.h"
 #include "base/threads.h"
@@ -13,7 +12,7 @@
 #include "kernels/cpu/isa.h"
 #include "support/attention_case.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 struct KernelMode {
@@ -186,6 +185,43 @@ TEST(AttentionInvarianceTest, MergedHalvesAreTheWhole) {
   for (float x : merged.lse) EXPECT_EQ(x, kMinusInf);
 }
 
+// With q = 0 every visible key counts alike: lse is the log of how many there are. Checked against
+// the contract's own words, for the reference too, which shares the mask with the kernels.
+TEST(AttentionInvarianceTest, CausalAlignsAtTheEnd) {
+  constexpr int32_t kPage = 4, kTokens = 9;
+  const std::vector<float> q(kTokens, 0), k(3 * kPage, 1), v(3 * kPage, 2);
+  const std::vector<int32_t> table = {2, 0, 1};
+  std::vector<KernelMode> modes = KernelModes();
+  modes[1] = {"reference", ComputeMode::kF32};
+  for (const int32_t kv_len : {0, 1, 5, 9, 11}) {
+    for (const KernelMode& m : modes) {
+      if (m.mode != ComputeMode::kF32) continue;
+      const int32_t cu_q[] = {0, kTokens};
+      std::vector<float> out(kTokens), lse(kTokens);
+      Context context;
+      context.kernel = m.kernel;
+      const Status status = Gqa({ConstTensor(q.data(), DType::kF32, {kTokens, 1, 1}),
+                                 ConstTensor(k.data(), DType::kF32, {3, kPage, 1, 1}),
+                                 ConstTensor(v.data(), DType::kF32, {3, kPage, 1, 1}),
+                                 PagedBatch{1, cu_q, &kv_len, table.data(), 3, kPage}, 1.0f, true,
+                                 Tensor(out.data(), DType::kF32, {kTokens, 1, 1}),
+                                 Tensor(lse.data(), DType::kF32, {kTokens, 1})},
+                                context);
+      ASSERT_TRUE(status.ok()) << status.message();
+      for (int32_t i = 0; i < kTokens; ++i) {
+        int32_t seen = 0;
+        for (int32_t j = 0; j < kv_len; ++j) seen += j <= kv_len - kTokens + i;
+        EXPECT_EQ(out[i], seen == 0 ? 0 : 2) << m.kernel << " " << kv_len << " " << i;
+        if (seen == 0) {
+          EXPECT_EQ(lse[i], -std::numeric_limits<float>::infinity());
+        } else {
+          EXPECT_NEAR(lse[i], std::log(static_cast<float>(seen)), 1e-6);
+        }
+      }
+    }
+  }
+}
+
 // Extreme scores neither overflow nor lose the row.
 TEST(AttentionInvarianceTest, LargeScoresStayFinite) {
   const float q[] = {100, 100};
@@ -206,4 +242,4 @@ TEST(AttentionInvarianceTest, LargeScoresStayFinite) {
 }
 
 }  // namespace
-}  // namespace mla::testing
+}  // namespace mla::test

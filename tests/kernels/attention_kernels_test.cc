@@ -6,7 +6,7 @@
 #include "kernels/cpu/isa.h"
 #include "support/attention_case.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 // One way to compute: an instruction set, a kernel and a mode.
@@ -118,4 +118,4 @@ TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
 }
 
 }  // namespace
-}  // namespace mla::testing
+}  // namespace mla::test

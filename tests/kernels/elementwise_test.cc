@@ -17,8 +17,8 @@
 namespace mla {
 namespace {
 
-using testing::ForEachIsa;
-using testing::TestTensor;
+using test::ForEachIsa;
+using test::TestTensor;
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -43,7 +43,7 @@ class RowwiseTest : public ::testing::Test {
 };
 
 void ExpectClose(const TestTensor& got, const TestTensor& want) {
-  const auto tolerance = testing::ToleranceFor(testing::Operator::kRowwise, ComputeMode::kF32);
+  const auto tolerance = test::ToleranceFor(test::Operator::kRowwise, ComputeMode::kF32);
   ASSERT_EQ(got.size(), want.size());
   for (int64_t i = 0; i < got.size(); ++i) {
     ASSERT_LE(std::fabs(double{got.At(i)} - want.At(i)), tolerance.Limit(std::fabs(want.At(i))))

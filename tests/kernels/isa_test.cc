@@ -36,7 +36,7 @@ TEST(IsaTest, LimitsAndRestores) {
   const std::string before(CurrentIsa());
   const int64_t targets = hwy::SupportedTargets();
   int64_t last = -1;  // all bits
-  testing::ForEachIsa([&](std::string_view isa) {
+  test::ForEachIsa([&](std::string_view isa) {
     EXPECT_EQ(CurrentIsa(), isa);
     EXPECT_EQ(UsesAvx512Bf16(), isa == "avx512_bf16");
     // Each step takes targets away and adds none.

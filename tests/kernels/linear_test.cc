@@ -20,11 +20,11 @@
 namespace mla {
 namespace {
 
-using testing::ForEachIsa;
-using testing::Operator;
-using testing::TestTensor;
-using testing::Tolerance;
-using testing::ToleranceFor;
+using test::ForEachIsa;
+using test::Operator;
+using test::TestTensor;
+using test::Tolerance;
+using test::ToleranceFor;
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 constexpr ComputeMode kModes[] = {ComputeMode::kF32, ComputeMode::kBF16};

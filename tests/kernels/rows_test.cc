@@ -11,7 +11,7 @@
 namespace mla {
 namespace {
 
-using mla::testing::TestTensor;
+using mla::test::TestTensor;
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
@@ -79,8 +79,8 @@ TEST(Rows, GatherAndCombine) {
   TestTensor y(DType::kF32, {20, 33}, {50, 1});
   y.Fill(random);
   ExpectSame(y, 1e-5F, [&](const Context& context, TestTensor& out) {
-    return CombineExperts(
-        {.x = x.view(), .rows = rows, .weights = weights, .y = out.view()}, context);
+    return CombineExperts({.x = x.view(), .rows = rows, .weights = weights, .y = out.view()},
+                          context);
   });
 }
 

@@ -71,8 +71,7 @@ void SplitKvB(EditedCheckpoint& checkpoint) {
       std::vector<std::byte> bytes;
       const int64_t rows = is_k ? d_n : d_v;
       for (int64_t h = 0; h < heads; ++h) {
-        const auto part =
-            kv_b.data.subspan((h * (d_n + d_v) + (is_k ? 0 : d_n)) * row, rows * row);
+        const auto part = kv_b.data.subspan((h * (d_n + d_v) + (is_k ? 0 : d_n)) * row, rows * row);
         bytes.insert(bytes.end(), part.begin(), part.end());
       }
       StoredTensor tensor = kv_b;
@@ -127,10 +126,10 @@ TEST(CheckpointForms, ShardsWithAnIndexGiveTheSameBits) {
         Concat("model-0000", i % 2 + 1, "-of-00002.safetensors");
   }
   for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(WriteSafetensors(Concat(checkpoint.dir(), "/model-0000", i + 1,
-                                        "-of-00002.safetensors"),
-                                 shards[i])
-                    .ok());
+    ASSERT_TRUE(
+        WriteSafetensors(Concat(checkpoint.dir(), "/model-0000", i + 1, "-of-00002.safetensors"),
+                         shards[i])
+            .ok());
   }
   std::ofstream(checkpoint.dir() + "/model.safetensors.index.json") << index.dump();
   const auto sharded = LoadModel(checkpoint.dir());
@@ -199,9 +198,10 @@ TEST(CheckpointForms, AllMissingAndMisshapenTensorsAreListed) {
   const auto model = Model::Load(checkpoint.Write());
   ASSERT_FALSE(model.ok());
   const std::string message(model.message());
-  for (const char* want : {"model.layers.1.self_attn.q_a_proj.weight is missing",
-                           "model.layers.2.mlp.experts.3.up_proj.weight is missing",
-                           "model.layers.0.mlp.gate_proj.weight has shape [192, 96], want [191, 96]"}) {
+  for (const char* want :
+       {"model.layers.1.self_attn.q_a_proj.weight is missing",
+        "model.layers.2.mlp.experts.3.up_proj.weight is missing",
+        "model.layers.0.mlp.gate_proj.weight has shape [192, 96], want [191, 96]"}) {
     EXPECT_NE(message.find(want), std::string::npos) << message;
   }
 }

@@ -93,8 +93,8 @@ inline std::string Compare(std::span<const float> got, std::span<const float> wa
   size_t where = 0;
   size_t outside = 0;
   for (size_t i = 0; i < want.size(); ++i) {
-    const double excess = std::abs(double{got[i]} - want[i]) /
-                          (tolerance.abs + tolerance.rel * std::abs(want[i]));
+    const double excess =
+        std::abs(double{got[i]} - want[i]) / (tolerance.abs + tolerance.rel * std::abs(want[i]));
     if (!(excess <= 1)) ++outside;
     if (!(excess <= worst)) {
       worst = excess;

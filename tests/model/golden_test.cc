@@ -61,8 +61,7 @@ TEST_P(GoldenTest, LogitsAndEveryLayerMatchInF32) {
 TEST_P(GoldenTest, LogitsStayCloseInBf16) {
   for (const AttentionForm form : kForms) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
-    Runner runner(*model_,
-                  {.mode = ComputeMode::kBF16, .kv_dtype = DType::kBF16, .form = form});
+    Runner runner(*model_, {.mode = ComputeMode::kBF16, .kv_dtype = DType::kBF16, .form = form});
     CachedSequence sequence(runner.cache.get());
     EXPECT_EQ(CompareLogits(runner.Step(sequence, golden_.input_ids), kGoldenBf16), "");
   }
@@ -93,8 +92,8 @@ TEST_P(GoldenTest, ChunksAndPageSizesDoNotMatter) {
       CachedSequence sequence(runner.cache.get());
       std::vector<float> logits;
       for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-        const std::vector<float> part = runner.Step(
-            sequence, ids.subspan(begin, std::min(chunk, ids.size() - begin)));
+        const std::vector<float> part =
+            runner.Step(sequence, ids.subspan(begin, std::min(chunk, ids.size() - begin)));
         logits.insert(logits.end(), part.begin(), part.end());
       }
       EXPECT_EQ(CompareLogits(logits), "");
@@ -110,7 +109,8 @@ TEST_P(GoldenTest, MixedBatchesOverPoisonedShuffledPagesMatchSingleSequences) {
     const Runner::Options options = {.form = form, .page_size = 5, .num_pages = 64};
     const std::span<const int32_t> ids = golden_.input_ids;
     // Cached length and new tokens of each sequence.
-    const std::vector<std::pair<size_t, size_t>> plan = {{30, 1}, {0, 17}, {12, 9}, {71, 1}, {3, 4}};
+    const std::vector<std::pair<size_t, size_t>> plan = {
+        {30, 1}, {0, 17}, {12, 9}, {71, 1}, {3, 4}};
 
     Runner batched(*model_, options);
     for (size_t layer = 0; layer < model_->spec().layers.size(); ++layer) {
@@ -123,7 +123,8 @@ TEST_P(GoldenTest, MixedBatchesOverPoisonedShuffledPagesMatchSingleSequences) {
     // Taking all pages in ones and giving them back in random order shuffles the pool.
     {
       std::vector<CachedSequence> holders;
-      for (int i = 0; i < 64; ++i) ASSERT_TRUE(holders.emplace_back(batched.cache.get()).Extend(5).ok());
+      for (int i = 0; i < 64; ++i)
+        ASSERT_TRUE(holders.emplace_back(batched.cache.get()).Extend(5).ok());
       std::shuffle(holders.begin(), holders.end(), std::mt19937(7));
       while (!holders.empty()) holders.pop_back();
     }
@@ -146,10 +147,11 @@ TEST_P(GoldenTest, MixedBatchesOverPoisonedShuffledPagesMatchSingleSequences) {
       const std::vector<float> single = alone.Step(sequence, ids.subspan(cached, fresh));
       EXPECT_TRUE(std::equal(single.begin(), single.end(), next)) << "differs from running alone";
       const auto width = static_cast<size_t>(vocab());
-      EXPECT_EQ(Compare(single, std::span<const float>(golden_.logits)
-                                    .subspan(cached * width, fresh * width),
-                        vocab(), kGoldenF32),
-                "");
+      EXPECT_EQ(
+          Compare(single,
+                  std::span<const float>(golden_.logits).subspan(cached * width, fresh * width),
+                  vocab(), kGoldenF32),
+          "");
       next += single.size();
     }
   }

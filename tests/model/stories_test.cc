@@ -20,7 +20,7 @@ namespace {
 using nlohmann::json;
 
 // The one table of what trained models must reach.
-constexpr double kLastLogits = 1e-3;    // absolute, f32
+constexpr double kLastLogits = 1e-3;  // absolute, f32
 constexpr double kNllRelativeF32 = 1e-3;
 constexpr double kPerplexityRelativeF32 = 1e-3;
 constexpr double kPerplexityRelativeBf16 = 1e-2;
@@ -72,11 +72,12 @@ void ExpectGreedy(const Story& story) {
   GenerateOptions options;
   options.sampling.temperature = 0;
   options.max_tokens = static_cast<int32_t>(want.size() - input.size());
-  const auto stats = Generate(*session, {}, input, options, {[&](int32_t id) {
-                                                               got.push_back(id);
-                                                               return true;
-                                                             },
-                                                             nullptr});
+  const auto stats = Generate(*session, {}, input, options,
+                              {[&](int32_t id) {
+                                 got.push_back(id);
+                                 return true;
+                               },
+                               nullptr});
   ASSERT_TRUE(stats.ok()) << stats.message();
   EXPECT_EQ(got, want);
 }
@@ -180,11 +181,9 @@ TEST(Stories15M, GreedyContinuationAndNllMatch) {
   ExpectGreedy(story);
   const std::string text =
       ReadText(SharedDir() + "/text/" + story.expected["text_file"].get<std::string>());
-  const NllSum sum =
-      Score(story, Pieces(text.substr(0, 40000), true), false, ComputeMode::kF32);
+  const NllSum sum = Score(story, Pieces(text.substr(0, 40000), true), false, ComputeMode::kF32);
   EXPECT_EQ(sum.tokens, story.expected["tokens"].get<int64_t>());
-  EXPECT_NEAR(sum.per_token() / story.expected["nll_per_token"].get<double>(), 1,
-              kNllRelativeF32);
+  EXPECT_NEAR(sum.per_token() / story.expected["nll_per_token"].get<double>(), 1, kNllRelativeF32);
 }
 
 }  // namespace

@@ -14,8 +14,7 @@ TEST(MlaForm, CountsTheOperationsOfBothForms) {
   EXPECT_DOUBLE_EQ(MlaFlops(MlaForm::kExpanded, shape, 1, 10),
                    2.0 * (10 * 8 * (4 + 3) + 10 * (4 + 2 + 3)));
   // Two causal queries see 9 + 10 keys; queries before the first key see none.
-  EXPECT_DOUBLE_EQ(MlaFlops(MlaForm::kExpanded, shape, 2, 10),
-                   2.0 * (10 * 8 * 7 + 19 * 9));
+  EXPECT_DOUBLE_EQ(MlaFlops(MlaForm::kExpanded, shape, 2, 10), 2.0 * (10 * 8 * 7 + 19 * 9));
   EXPECT_DOUBLE_EQ(MlaFlops(MlaForm::kExpanded, shape, 5, 2), 2.0 * (2 * 8 * 7 + 3 * 9));
 }
 

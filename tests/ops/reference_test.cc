@@ -176,15 +176,14 @@ TEST(Reference, V2GroupsCountByTheirBestScore) {
 TEST(Reference, V3ChoosesByBiasedScoresAndWeighsByUnbiasedOnes) {
   // All scores 0.5; biases decide. Group sums of the two best: -2, -4, -1: groups 2 and 0 are kept.
   // Experts of group 1 are masked with -inf: with 0 they would beat the negative choice scores.
-  const Routed routed =
-      RouteOne({0, 0, 0, 0, 0, 0}, {-1.0, -2.0, -2.5, -2.5, -1.5, -0.5},
-               {.scoring = RouterScoring::kSigmoid,
-                .group_score = GroupScore::kTop2Sum,
-                .num_groups = 3,
-                .topk_groups = 2,
-                .top_k = 4,
-                .normalize = true,
-                .scaling = 2.5});
+  const Routed routed = RouteOne({0, 0, 0, 0, 0, 0}, {-1.0, -2.0, -2.5, -2.5, -1.5, -0.5},
+                                 {.scoring = RouterScoring::kSigmoid,
+                                  .group_score = GroupScore::kTop2Sum,
+                                  .num_groups = 3,
+                                  .topk_groups = 2,
+                                  .top_k = 4,
+                                  .normalize = true,
+                                  .scaling = 2.5});
   EXPECT_EQ(routed.experts, (std::vector<int32_t>{5, 0, 4, 1}));
   for (float weight : routed.weights) EXPECT_NEAR(weight, 2.5 / 4, 1e-6);
 }

@@ -70,9 +70,18 @@ TEST(Validation, AbsorbedRefusesWithTheValue) {
       {[](auto& c) { c.page_table[1] = -1; }, "page_table[0][1] is -1"},
       {[](auto& c) { c.args.batch.cu_q = nullptr; }, "cu_q"},
       {[](auto& c) { c.args.batch.num_seqs = -2; }, "num_seqs is -2"},
-      {[](auto& c) { c.args.q = ConstTensor(c.q.data(), DType::kI32, {3, 2, 6}); }, "q is i32"},
-      {[](auto& c) { c.args.q = ConstTensor(c.q.data(), DType::kF32, {3, 12}); }, "rank 2"},
-      {[](auto& c) { c.args.q = ConstTensor(nullptr, DType::kF32, {3, 2, 6}); }, "q is null"},
+      {[](auto& c) {
+         c.args.q = ConstTensor(c.q.data(), DType::kI32, {3, 2, 6});
+       },
+       "q is i32"},
+      {[](auto& c) {
+         c.args.q = ConstTensor(c.q.data(), DType::kF32, {3, 12});
+       },
+       "rank 2"},
+      {[](auto& c) {
+         c.args.q = ConstTensor(nullptr, DType::kF32, {3, 2, 6});
+       },
+       "q is null"},
       {[](auto& c) {
          c.args.q = ConstTensor(c.q.data(), DType::kF32, {3, 2, 3}, {12, 6, 2});
        },
@@ -85,10 +94,21 @@ TEST(Validation, AbsorbedRefusesWithTheValue) {
          c.args.q = ConstTensor(reinterpret_cast<char*>(c.q.data()) + 1, DType::kF32, {2, 2, 6});
        },
        "aligned"},
-      {[](auto& c) { c.args.out = Tensor(c.out.data(), DType::kF32, {3, 2, 5}); }, "out has shape"},
-      {[](auto& c) { c.args.lse = Tensor(c.lse.data(), DType::kF16, {3, 2}); }, "lse is f16"},
-      {[](auto& c) { c.args.lse = Tensor(c.lse.data(), DType::kF32, {2, 3}); }, "lse has shape"},
-      {[](auto& c) { c.args.cache = ConstTensor(c.cache.data(), DType::kF32, {4, 2, 5}); },
+      {[](auto& c) {
+         c.args.out = Tensor(c.out.data(), DType::kF32, {3, 2, 5});
+       },
+       "out has shape"},
+      {[](auto& c) {
+         c.args.lse = Tensor(c.lse.data(), DType::kF16, {3, 2});
+       },
+       "lse is f16"},
+      {[](auto& c) {
+         c.args.lse = Tensor(c.lse.data(), DType::kF32, {2, 3});
+       },
+       "lse has shape"},
+      {[](auto& c) {
+         c.args.cache = ConstTensor(c.cache.data(), DType::kF32, {4, 2, 5});
+       },
        "cache has shape [4, 2, 5]"},
   };
   for (const Case& bad : cases) {
@@ -178,8 +198,8 @@ TEST(Validation, GqaChecksItsHeads) {
 
 TEST(Validation, LinearChecksItsShapes) {
   std::vector<float> x(2 * 3), w(4 * 3), y(2 * 4, 42.0F);
-  LinearTarget target{ConstTensor(w.data(), DType::kF32, {4, 3}), {},
-                      Tensor(y.data(), DType::kF32, {2, 4})};
+  LinearTarget target{
+      ConstTensor(w.data(), DType::kF32, {4, 3}), {}, Tensor(y.data(), DType::kF32, {2, 4})};
   LinearArgs args{.x = ConstTensor(x.data(), DType::kF32, {2, 3}), .targets = {&target, 1}};
   ASSERT_TRUE(Linear(args, {}).ok());
   target.w = ConstTensor(w.data(), DType::kF32, {3, 4});
@@ -203,17 +223,15 @@ TEST(Validation, RowsOutOfRangeAreRefused) {
         {.table = ConstTensor(table.data(), DType::kF32, {5, 2}), .ids = {&id, 1}, .y = out}, {});
     ASSERT_FALSE(status.ok());
     EXPECT_NE(status.message().find(std::to_string(id)), std::string::npos) << status.message();
-    EXPECT_FALSE(GatherRows({.x = ConstTensor(table.data(), DType::kF32, {5, 2}),
-                             .rows = {&id, 1},
-                             .y = out},
-                            {})
-                     .ok());
+    EXPECT_FALSE(
+        GatherRows(
+            {.x = ConstTensor(table.data(), DType::kF32, {5, 2}), .rows = {&id, 1}, .y = out}, {})
+            .ok());
     const int64_t slot = id;
-    EXPECT_FALSE(CacheWrite({.x = out,
-                             .slots = {&slot, 1},
-                             .cache = Tensor(table.data(), DType::kF32, {5, 2})},
-                            {})
-                     .ok());
+    EXPECT_FALSE(
+        CacheWrite(
+            {.x = out, .slots = {&slot, 1}, .cache = Tensor(table.data(), DType::kF32, {5, 2})}, {})
+            .ok());
   }
 }
 

@@ -10,7 +10,7 @@
 
 #include "base/numeric.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 constexpr int32_t kPoisonId = 2147480000;
@@ -336,4 +336,4 @@ double WorstRatio(const AttentionResult& got, const AttentionResult& want,
                   FindWorst(got.lse, want.lse, tolerance).ratio);
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test

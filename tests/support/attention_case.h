@@ -12,7 +12,7 @@
 #include "mla/attention.h"
 #include "support/tolerance.h"
 
-namespace mla::testing {
+namespace mla::test {
 
 struct AttentionCase {
   Operator op = Operator::kMlaAbsorbed;
@@ -110,6 +110,6 @@ std::vector<AttentionCase> AttentionGrid();
 // A small random case, the same for the same seed.
 AttentionCase RandomAttentionCase(uint32_t seed);
 
-}  // namespace mla::testing
+}  // namespace mla::test
 
 #endif  // MLA_TESTS_SUPPORT_ATTENTION_CASE_H_

@@ -3,7 +3,7 @@
 
 #include "support/attention_case.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 AttentionCase Absorbed(int32_t heads, int32_t rank, int32_t rope, int32_t page,
@@ -156,4 +156,4 @@ AttentionCase RandomAttentionCase(uint32_t seed) {
   return c;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test

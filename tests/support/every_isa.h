@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/isa.h"
 
-namespace mla::testing {
+namespace mla::test {
 
 // Calls body(isa) with the CPU kernels limited to each set in turn, then restores the limit.
 template <typename Body>
@@ -23,6 +23,6 @@ void ForEachIsa(const Body& body) {
   ASSERT_TRUE(cpu::LimitIsa(before).ok());
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test
 
 #endif  // MLA_TESTS_SUPPORT_EVERY_ISA_H_

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/numeric.h"
 
-namespace mla::testing {
+namespace mla::test {
 namespace {
 
 std::vector<int64_t> RowMajorStrides(const std::vector<int64_t>& dims) {
@@ -97,4 +97,4 @@ std::vector<float> TestTensor::Values() const {
   return values;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test

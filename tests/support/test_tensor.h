@@ -8,7 +8,7 @@
 
 #include "mla/tensor.h"
 
-namespace mla::testing {
+namespace mla::test {
 
 // Owns the memory of a view. All of it starts as NaN; what Fill does not write stays so. The memory
 // ends where the view's last element ends: AddressSanitizer sees a read past it.
@@ -38,6 +38,6 @@ class TestTensor {
   std::vector<uint8_t> bytes_;
 };
 
-}  // namespace mla::testing
+}  // namespace mla::test
 
 #endif  // MLA_TESTS_SUPPORT_TEST_TENSOR_H_

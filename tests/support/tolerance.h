@@ -7,7 +7,7 @@
 
 #include "mla/context.h"
 
-namespace mla::testing {
+namespace mla::test {
 
 struct Tolerance {
   double abs = 0;
@@ -35,6 +35,6 @@ inline Tolerance ToleranceFor(Operator op, ComputeMode mode) {
   return {};
 }
 
-}  // namespace mla::testing
+}  // namespace mla::test
 
 #endif  // MLA_TESTS_SUPPORT_TOLERANCE_H_

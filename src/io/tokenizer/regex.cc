@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "io/json.h"
 #include "io/tokenizer/unicode.h"
+#include "io/tokenizer/unicode_additions.h"
 
 namespace mla {
 namespace {
@@ -92,6 +93,8 @@ Result<Regex> Regex::CompileLiteral(std::string_view text) {
 
 Status Regex::FindAll(std::string_view subject, RegexScratch* scratch,
                       std::vector<RegexMatch>* matches) const {
+  std::string stand_in;
+  if (ReplaceYoungCharacters(subject, &stand_in)) subject = stand_in;
   const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data());
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(scratch->impl_->data);
   size_t from = 0, last_end = std::string_view::npos;

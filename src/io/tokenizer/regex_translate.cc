@@ -13,7 +13,9 @@ namespace {
 // White_Space. PCRE2's own \s has U+180E too; as ranges it is also faster than the property.
 constexpr std::string_view kSpaces =
     R"(\x09-\x0d\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{N}\p{Pc})";
+// Oniguruma's: fractions and superscripts of Latin-1 are in it, those of other blocks are not.
+constexpr std::string_view kWord =
+    R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kHex = "0-9a-fA-F";
 
 struct PropertyName {

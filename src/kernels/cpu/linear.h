@@ -8,8 +8,8 @@
 
 namespace mla::cpu {
 
-// Highway, fp32 arithmetic, any instruction set. Refuses ComputeMode::kBF16 only where rounding the
-// activations would be skipped: it rounds them itself.
+// Highway, fp32 arithmetic, any instruction set, weights of any float type. ComputeMode::kBF16 is
+// honoured by rounding the activations first. Never refuses.
 std::string_view SimdRefusesLinear(const LinearArgs& args, const Context& context);
 Status RunSimdLinear(const LinearArgs& args, const Context& context);
 std::string_view SimdRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context);

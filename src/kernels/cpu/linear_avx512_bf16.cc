@@ -207,19 +207,19 @@ void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* su
 // The same for few rows: the weights' way from memory is what takes time, and eight rows of them at
 // once keep more of it in use.
 constexpr int64_t kFewRows = 8;
-void DotFewRows(const ProductBlock& block, int64_t o) {
+void DotFewRows(const ProductBlock& block, int64_t o, float* scratch) {
   const Panel all = {0, block.product->in, true, true};
   const DotColumns<8> columns(block, o);
   int64_t row = block.row_begin;
-  for (; row + 2 <= block.row_end; row += 2) columns.Tile<2>(row, all, nullptr);
-  if (row < block.row_end) columns.Tile<1>(row, all, nullptr);
+  for (; row + 2 <= block.row_end; row += 2) columns.Tile<2>(row, all, scratch);
+  if (row < block.row_end) columns.Tile<1>(row, all, scratch);
 }
 
 void DotBlock(const ProductBlock& block, float* scratch) {
   const int64_t in = block.product->in;
   const int64_t rows = block.row_end - block.row_begin;
   if (rows <= kFewRows) {
-    for (int64_t o = block.out_begin; o < block.out_end; o += 8) DotFewRows(block, o);
+    for (int64_t o = block.out_begin; o < block.out_end; o += 8) DotFewRows(block, o, scratch);
   } else if (in <= 2 * kPanel || rows > kPanelRows) {
     const Panel all = {0, in, true, true};
     for (int64_t o = block.out_begin; o < block.out_end; o += 4) DotRows(block, o, all, scratch);

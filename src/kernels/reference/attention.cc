@@ -1,3 +1,5 @@
+#include "ops/attention.h"
+
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -5,7 +7,6 @@
 #include "base/threads.h"
 #include "kernels/reference/element.h"
 #include "kernels/reference/reference.h"
-#include "ops/attention.h"
 
 namespace mla::reference {
 namespace {
@@ -59,25 +60,25 @@ Status MlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
   const int64_t latent_dim = args.q.dim(2);
   ForEachRow(args.batch, args.q.dim(1), context,
              [&](const SequenceSpan& seq, int32_t i, int64_t head) {
-    const int64_t token = seq.q_begin + i;
-    std::vector<double> p(VisibleKeys(seq, i, args.causal));
-    for (size_t j = 0; j < p.size(); ++j) {
-      const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-      for (int64_t d = 0; d < latent_dim; ++d) {
-        p[j] += At(args.q, token, head, d) * At(args.cache, slot.page, slot.offset, d);
-      }
-      p[j] *= args.scale;
-    }
-    const double lse = Softmax(p);
-    std::vector<double> out(args.kv_lora_rank);
-    for (size_t j = 0; j < p.size(); ++j) {
-      const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-      for (size_t d = 0; d < out.size(); ++d) {
-        out[d] += p[j] * At(args.cache, slot.page, slot.offset, static_cast<int64_t>(d));
-      }
-    }
-    StoreRow(args.out, args.lse, token, head, out, lse);
-  });
+               const int64_t token = seq.q_begin + i;
+               std::vector<double> p(VisibleKeys(seq, i, args.causal));
+               for (size_t j = 0; j < p.size(); ++j) {
+                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+                 for (int64_t d = 0; d < latent_dim; ++d) {
+                   p[j] += At(args.q, token, head, d) * At(args.cache, slot.page, slot.offset, d);
+                 }
+                 p[j] *= args.scale;
+               }
+               const double lse = Softmax(p);
+               std::vector<double> out(args.kv_lora_rank);
+               for (size_t j = 0; j < p.size(); ++j) {
+                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+                 for (size_t d = 0; d < out.size(); ++d) {
+                   out[d] += p[j] * At(args.cache, slot.page, slot.offset, static_cast<int64_t>(d));
+                 }
+               }
+               StoreRow(args.out, args.lse, token, head, out, lse);
+             });
   return {};
 }
 
@@ -126,29 +127,30 @@ Status MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
 
 Status Gqa(const GqaArgs& args, const Context& context) {
   const int64_t heads_per_kv = args.q.dim(1) / args.k_cache.dim(2);
-  ForEachRow(args.batch, args.q.dim(1), context,
-             [&](const SequenceSpan& seq, int32_t i, int64_t head) {
-    const int64_t token = seq.q_begin + i;
-    const int64_t kv_head = head / heads_per_kv;
-    std::vector<double> p(VisibleKeys(seq, i, args.causal));
-    for (size_t j = 0; j < p.size(); ++j) {
-      const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-      for (int64_t d = 0; d < args.q.dim(2); ++d) {
-        p[j] += At(args.q, token, head, d) * At(args.k_cache, slot.page, slot.offset, kv_head, d);
-      }
-      p[j] *= args.scale;
-    }
-    const double lse = Softmax(p);
-    std::vector<double> out(args.v_cache.dim(3));
-    for (size_t j = 0; j < p.size(); ++j) {
-      const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-      for (size_t d = 0; d < out.size(); ++d) {
-        out[d] += p[j] * At(args.v_cache, slot.page, slot.offset, kv_head,
-                            static_cast<int64_t>(d));
-      }
-    }
-    StoreRow(args.out, args.lse, token, head, out, lse);
-  });
+  ForEachRow(
+      args.batch, args.q.dim(1), context, [&](const SequenceSpan& seq, int32_t i, int64_t head) {
+        const int64_t token = seq.q_begin + i;
+        const int64_t kv_head = head / heads_per_kv;
+        std::vector<double> p(VisibleKeys(seq, i, args.causal));
+        for (size_t j = 0; j < p.size(); ++j) {
+          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+          for (int64_t d = 0; d < args.q.dim(2); ++d) {
+            p[j] +=
+                At(args.q, token, head, d) * At(args.k_cache, slot.page, slot.offset, kv_head, d);
+          }
+          p[j] *= args.scale;
+        }
+        const double lse = Softmax(p);
+        std::vector<double> out(args.v_cache.dim(3));
+        for (size_t j = 0; j < p.size(); ++j) {
+          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+          for (size_t d = 0; d < out.size(); ++d) {
+            out[d] +=
+                p[j] * At(args.v_cache, slot.page, slot.offset, kv_head, static_cast<int64_t>(d));
+          }
+        }
+        StoreRow(args.out, args.lse, token, head, out, lse);
+      });
   return {};
 }
 

@@ -1,5 +1,6 @@
 // The oracle: every operator as plain loops with fp64 accumulation. It accepts every legal call and
-// is what the other kernels are tested against; it does not round activations in ComputeMode::kBF16.
+// is what the other kernels are tested against; it does not round activations in
+// ComputeMode::kBF16.
 #ifndef MLA_KERNELS_REFERENCE_REFERENCE_H_
 #define MLA_KERNELS_REFERENCE_REFERENCE_H_
 

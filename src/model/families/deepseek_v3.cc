@@ -7,9 +7,8 @@ namespace mla {
 Result<ModelSpec> ReadDeepseekV3(const ConfigReader& config) {
   MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
   MLA_ASSIGN_OR_RETURN(const bool interleaved, config.GetBoolOr("rope_interleave", true));
-  MLA_ASSIGN_OR_RETURN(
-      const MlaSpec mla,
-      ReadMla(config, interleaved ? RopePairing::kInterleaved : RopePairing::kHalves));
+  MLA_ASSIGN_OR_RETURN(const MlaSpec mla, ReadMla(config, interleaved ? RopePairing::kInterleaved
+                                                                      : RopePairing::kHalves));
   MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, {"noaux_tc", "sigmoid"}));
   return spec;
 }

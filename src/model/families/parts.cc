@@ -162,8 +162,7 @@ Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults)
                            Concat("at most the ", eligible, " experts of the chosen groups"));
   }
   MLA_ASSIGN_OR_RETURN(moe.normalize, config.GetBoolOr("norm_topk_prob", false));
-  MLA_ASSIGN_OR_RETURN(const double scaling,
-                       config.GetFloatOr("routed_scaling_factor", 1, 0, 1e6));
+  MLA_ASSIGN_OR_RETURN(const double scaling, config.GetFloatOr("routed_scaling_factor", 1, 0, 1e6));
   moe.scaling = static_cast<float>(scaling);
   return moe;
 }
@@ -174,8 +173,7 @@ Result<std::vector<LayerSpec>> ReadDeepseekLayers(const ConfigReader& config, co
   MLA_ASSIGN_OR_RETURN(const DenseMlpSpec dense, ReadDenseMlp(config));
   int32_t first_moe = 0;
   int32_t every = 1;
-  MLA_RETURN_IF_ERROR(
-      ReadDimOr(config, "first_k_dense_replace", 0, 0, kMaxLayers, first_moe));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "first_k_dense_replace", 0, 0, kMaxLayers, first_moe));
   MLA_RETURN_IF_ERROR(ReadDimOr(config, "moe_layer_freq", 1, 1, kMaxLayers, every));
   MoeSpec moe;
   const bool sparse = config.Has("n_routed_experts");

@@ -36,8 +36,7 @@ Result<ModelSpec> ReadModelSpec(const nlohmann::json& config) {
     if (!known.empty()) known += ", ";
     known += family.model_type;
   }
-  return Unsupported("config.json: model_type ", Quote(type), " is not known, want one of ",
-                     known);
+  return Unsupported("config.json: model_type ", Quote(type), " is not known, want one of ", known);
 }
 
 }  // namespace mla

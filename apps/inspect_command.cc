@@ -1,0 +1,239 @@
+// mla inspect: what a model is made of, and what this machine can do with it.
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "apps/cli.h"
+#include "apps/commands.h"
+#include "apps/model_report.h"
+#include "apps/output.h"
+#include "apps/sampling_flags.h"
+#include "apps/session_flags.h"
+#include "apps/system_info.h"
+#include "apps/version.h"
+#include "base/threads.h"
+#include "kernels/cpu/isa.h"
+
+namespace mla {
+namespace {
+
+constexpr const char* kDescription =
+    R"(Says what a model is made of: its layers, its parameters by kind, what it takes on
+disk, and the bytes its KV cache takes per token, against MHA, GQA with 8 KV heads and MQA with the
+same heads. With --system: this machine, its instruction sets and the kernels of each operator.)";
+
+constexpr const char* kExamples = R"(  mla inspect models/stories-mla-9m
+  mla inspect models/stories-mla-9m --json
+  mla inspect --system
+  MLA_ISA=avx2 mla inspect --system)";
+
+using Json = nlohmann::ordered_json;
+
+struct InspectFlags {
+  SessionFlags session;
+  bool system = false;
+  bool json = false;
+};
+
+// The cache of a session of this model, one token in it.
+struct CacheCost {
+  std::string dtype;
+  int64_t bytes_per_token = 0, mha = 0, gqa8 = 0, mqa = 0;
+};
+
+Result<CacheCost> MeasureCost(const Model& model, SessionOptions options) {
+  options.threads = 1;
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(model, options));
+  const DType dtype = session->cache().options().dtype;
+  const auto element = static_cast<int64_t>(SizeOf(dtype));
+  const CacheComparison numbers = CompareCaches(model.spec());
+  return CacheCost{std::string(DTypeName(dtype)), session->cache().bytes_per_token(),
+                   numbers.mha * element, numbers.gqa8 * element, numbers.mqa * element};
+}
+
+std::string JoinIds(const std::vector<int32_t>& ids) {
+  std::string text;
+  for (const int32_t id : ids) text += Concat(text.empty() ? "" : ", ", id);
+  return text.empty() ? "none" : text;
+}
+
+Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& cost,
+               const GenerateOptions& generation) {
+  const ModelSpec& spec = model.spec();
+  Json json;
+  json["model"] = flags.session.model;
+  json["model_type"] = spec.model_type;
+  json["vocab_size"] = spec.vocab_size;
+  json["hidden_size"] = spec.hidden_size;
+  json["num_layers"] = spec.layers.size();
+  json["context"] = spec.max_positions;
+  json["tie_embeddings"] = spec.tie_embeddings;
+  json["bos_id"] = spec.bos_id >= 0 ? Json(spec.bos_id) : Json();
+  json["eos_ids"] = generation.stop_ids;
+  for (const LayerRange& range : DescribeLayers(spec)) {
+    json["layers"].push_back(
+        {{"layers", range.layers}, {"attention", range.attention}, {"mlp", range.mlp}});
+  }
+  std::vector<ParameterKind> kinds = CountParameters(model);
+  kinds.push_back(SumParameters(kinds));
+  for (const ParameterKind& kind : kinds) {
+    json["parameters"][kind.name] = {{"total", kind.total}, {"active", kind.active}};
+  }
+  for (const auto& [dtype, kind] : CountStored(model)) {
+    json["stored"][dtype] = {
+        {"tensors", kind.tensors}, {"numbers", kind.numbers}, {"bytes", kind.bytes}};
+  }
+  json["stored_bytes"] = model.checkpoint().data_bytes();
+  json["files"] = model.checkpoint().files().size();
+  json["cache"] = {{"dtype", cost.dtype},
+                   {"bytes_per_token", cost.bytes_per_token},
+                   {"mha_bytes_per_token", cost.mha},
+                   {"gqa8_bytes_per_token", cost.gqa8},
+                   {"mqa_bytes_per_token", cost.mqa}};
+  json["unused_tensors"] = Json::array();
+  for (const StoredTensor* tensor : UnusedTensors(model)) {
+    json["unused_tensors"].push_back(tensor->name);
+  }
+  return json;
+}
+
+std::string ParameterText(const Model& model) {
+  std::vector<ParameterKind> kinds = CountParameters(model);
+  const ParameterKind sum = SumParameters(kinds);
+  kinds.push_back(sum);
+  Table table({"parameters", "total", "per token", "share"});
+  for (const ParameterKind& kind : kinds) {
+    table.Add({kind.name, HumanCount(static_cast<double>(kind.total)),
+               HumanCount(static_cast<double>(kind.active)),
+               Fixed(100.0 * static_cast<double>(kind.total) / static_cast<double>(sum.total), 1) +
+                   " %"});
+  }
+  return table.ToString();
+}
+
+std::string StoredText(const Model& model) {
+  Table table({"on disk", "tensors", "numbers", "bytes"});
+  for (const auto& [dtype, kind] : CountStored(model)) {
+    table.Add({dtype, WithCommas(kind.tensors), HumanCount(static_cast<double>(kind.numbers)),
+               HumanBytes(static_cast<double>(kind.bytes))});
+  }
+  std::string text = table.ToString();
+  const std::vector<const StoredTensor*> unused = UnusedTensors(model);
+  constexpr size_t kListed = 8;
+  if (!unused.empty()) {
+    text += Concat("not used: ", unused.size(), unused.size() == 1 ? " tensor" : " tensors");
+    for (size_t i = 0; i < std::min(unused.size(), kListed); ++i) {
+      text += Concat(i == 0 ? ": " : ", ", OneLine(unused[i]->name));
+    }
+    text += unused.size() > kListed ? ", ...\n" : "\n";
+  }
+  return text;
+}
+
+std::string CacheText(const CacheCost& cost, int32_t context) {
+  Table table({"KV cache, " + cost.dtype, "bytes per token", "full context", "ratio"});
+  const std::pair<const char*, int64_t> rows[] = {{"this model (measured)", cost.bytes_per_token},
+                                                  {"MHA, same heads", cost.mha},
+                                                  {"GQA, 8 KV heads", cost.gqa8},
+                                                  {"MQA", cost.mqa}};
+  for (const auto& [name, bytes] : rows) {
+    table.Add({name, WithCommas(bytes),
+               HumanBytes(static_cast<double>(bytes) * static_cast<double>(context)),
+               Fixed(static_cast<double>(bytes) / static_cast<double>(cost.bytes_per_token), 2)});
+  }
+  return table.ToString();
+}
+
+std::string ModelText(const InspectFlags& flags, const Model& model, const CacheCost& cost,
+                      const GenerateOptions& generation) {
+  const ModelSpec& spec = model.spec();
+  std::string text =
+      Concat(flags.session.model, ": ", spec.model_type, ", ", spec.layers.size(),
+             " layers, hidden ", spec.hidden_size, ", vocabulary ", WithCommas(spec.vocab_size),
+             spec.tie_embeddings ? " (tied)" : "", ", context ", WithCommas(spec.max_positions),
+             ", BOS ", spec.bos_id >= 0 ? std::to_string(spec.bos_id) : "none", ", EOS ",
+             JoinIds(generation.stop_ids), "\n\n");
+  for (const LayerRange& range : DescribeLayers(spec)) {
+    text += Concat(range.layers.find('-') == std::string::npos ? "layer " : "layers ", range.layers,
+                   "\n  ", range.attention, "\n  ", range.mlp, "\n");
+  }
+  return text + "\n" + ParameterText(model) + "\n" + StoredText(model) + "\n" +
+         CacheText(cost, spec.max_positions);
+}
+
+Result<Json> SystemJson() {
+  MLA_RETURN_IF_ERROR(cpu::CurrentIsaError());
+  const MemoryInfo memory = ReadMemoryInfo();
+  Json json;
+  json["version"] = Version();
+  json["commit"] = Commit();
+  json["cpu"] = CpuModel();
+  json["usable_cpus"] = UsableCpus();
+  json["isas"] = cpu::SupportedIsas();
+  json["isa"] = cpu::CurrentIsa();
+  json["memory_bytes"] = memory.total_bytes;
+  json["available_bytes"] = memory.available_bytes;
+  MLA_ASSIGN_OR_RETURN(const std::vector<OperatorKernels> operators, ListOperatorKernels());
+  for (const OperatorKernels& op : operators) {
+    json["operators"][std::string(op.name)] = {
+        {"kernels", op.kernels}, {"runs_f32", op.runs_f32}, {"runs_bf16", op.runs_bf16}};
+  }
+  return json;
+}
+
+std::string Join(const Json& names) {
+  std::string text;
+  for (const auto& name : names) {
+    text += (text.empty() ? "" : ", ") + name.get<std::string>();
+  }
+  return text;
+}
+
+std::string SystemText(const Json& json) {
+  std::string text = Concat(
+      "mla ", Version(), " (", Commit(), ")\nCPU     ", json["cpu"].get<std::string>(), ", ",
+      json["usable_cpus"].dump(), " usable CPUs\nISA     ", json["isa"].get<std::string>(), " (of ",
+      Join(json["isas"]), ")\nmemory  ", HumanBytes(json["memory_bytes"].get<double>()), ", ",
+      HumanBytes(json["available_bytes"].get<double>()), " available\n\n");
+  Table table({"operator", "runs in f32", "runs in bf16", "kernels, best first"});
+  for (const auto& [name, op] : json["operators"].items()) {
+    table.Add({name, op["runs_f32"].get<std::string>(), op["runs_bf16"].get<std::string>(),
+               Join(op["kernels"])});
+  }
+  return text + table.ToString();
+}
+
+Status Inspect(const InspectFlags& flags) {
+  Json json;
+  std::string text;
+  if (!flags.session.model.empty()) {
+    MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session.model));
+    MLA_ASSIGN_OR_RETURN(const CacheCost cost, MeasureCost(*model, flags.session.ToOptions()));
+    MLA_ASSIGN_OR_RETURN(const GenerateOptions generation,
+                         SamplingFlags().Resolve(flags.session.model, model->spec()));
+    json = ModelJson(flags, *model, cost, generation);
+    text = ModelText(flags, *model, cost, generation);
+  }
+  if (flags.system) {
+    MLA_ASSIGN_OR_RETURN(json["system"], SystemJson());
+    text += (text.empty() ? "" : "\n") + SystemText(json["system"]);
+  }
+  return flags.json ? PrintJson(json) : Print(text);
+}
+
+}  // namespace
+
+int InspectCommand(int argc, char** argv) {
+  InspectFlags flags;
+  Command command("inspect", kDescription, kExamples);
+  flags.session.AddModel(command.app(), /*required=*/false);
+  command.app().add_flag("--system", flags.system, "This machine, with or without a model");
+  command.app().add_flag("--json", flags.json, "Print one JSON object, with exact numbers");
+  flags.session.AddSession(command.app());
+  if (const auto exit = command.Parse(argc, argv)) return *exit;
+  if (flags.session.model.empty() && !flags.system) {
+    return command.UsageError("nothing to inspect: want MODEL, --system or both");
+  }
+  return command.Finish(Inspect(flags));
+}
+
+}  // namespace mla

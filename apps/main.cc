@@ -1,0 +1,121 @@
+// The program `mla`: finds the subcommand and hands it the arguments.
+#include <signal.h>
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "apps/cli.h"
+#include "apps/commands.h"
+#include "apps/output.h"
+#include "apps/version.h"
+#include "io/json.h"
+
+namespace mla {
+namespace {
+
+struct Subcommand {
+  std::string_view name;
+  std::string_view summary;
+  int (*run)(int argc, char** argv);
+};
+
+constexpr Subcommand kCommands[] = {
+    {"run", "continue a prompt, streaming the text", RunCommand},
+    {"chat", "talk to a model line by line, its cache kept between turns", ChatCommand},
+    {"logits", "write the logits of given tokens to a safetensors file", LogitsCommand},
+    {"perplexity", "score a text: nll per token and perplexity", PerplexityCommand},
+    {"tokenize", "text to token ids and pieces, and back", TokenizeCommand},
+    {"inspect", "what a model is made of, what its cache costs; this machine", InspectCommand},
+    {"bench", "measure prefill and decode tokens per second", BenchCommand},
+};
+
+std::string Overview() {
+  std::string text = R"(Models with Multi-head Latent Attention (MLA), run on this machine.
+
+Usage: mla COMMAND [ARGUMENTS]
+
+Commands (mla COMMAND --help says more):
+)";
+  for (const Subcommand& command : kCommands) {
+    text += Concat("  ", command.name, std::string(12 - command.name.size(), ' '), command.summary,
+                   "\n");
+  }
+  return text + R"(
+Options:
+  -h, --help  Print this help and end
+  --version   Print the version and end
+
+A MODEL is a Hugging Face directory: config.json, *.safetensors, and tokenizer.json or
+tokenizer.model. Exit status: 0, 1 after an error, 2 for wrong usage.
+
+Examples:
+  mla run models/stories-mla-9m -p "One day, a dragon"
+  mla inspect models/stories-mla-9m
+  mla inspect --system
+  mla bench models/stories-mla-9m
+)";
+}
+
+// Edits (insert, delete, replace a character) from one word to the other.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+int UnknownCommand(std::string_view name) {
+  std::string all;
+  const Subcommand* nearest = nullptr;
+  size_t nearest_distance = 3;  // further is no misspelling
+  for (const Subcommand& command : kCommands) {
+    all += Concat(all.empty() ? "" : ", ", command.name);
+    const size_t distance = EditDistance(name.substr(0, 32), command.name);
+    if (distance < nearest_distance) {
+      nearest = &command;
+      nearest_distance = distance;
+    }
+  }
+  const std::string hint = nearest != nullptr ? Concat("did you mean ", nearest->name, "?")
+                                              : Concat("want one of ", all);
+  return ReportError("mla", Concat("no command is called ", Quote(name), "; ", hint), kExitUsage);
+}
+
+int PrintAndExit(const std::string& text) {
+  const Status status = Print(text);
+  if (status.ok() || OutputClosed()) return 0;
+  return ReportError("mla", status.message(), kExitError);
+}
+
+int Main(int argc, char** argv) {
+  // A closed pipe and a file that may not grow are seen where we write, as errors.
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
+  if (argc < 2) {
+    PrintError(Overview());
+    return kExitUsage;
+  }
+  const std::string_view name = argv[1];
+  if (name == "--help" || name == "-h" || name == "help") return PrintAndExit(Overview());
+  if (name == "--version") return PrintAndExit(Concat("mla ", Version(), " (", Commit(), ")\n"));
+  for (const Subcommand& command : kCommands) {
+    if (command.name == name) return command.run(argc - 1, argv + 1);
+  }
+  return UnknownCommand(name);
+}
+
+}  // namespace
+}  // namespace mla
+
+int main(int argc, char** argv) { return mla::Main(argc, argv); }

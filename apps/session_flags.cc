@@ -1,0 +1,122 @@
+#include "apps/session_flags.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "apps/cli.h"
+#include "kernels/cpu/isa.h"
+
+namespace mla {
+namespace {
+
+DType ParseKvDType(std::string_view name) {
+  if (name == "f32") return DType::kF32;
+  return name == "f16" ? DType::kF16 : DType::kBF16;
+}
+
+}  // namespace
+
+void SessionFlags::AddModel(CLI::App& app, bool required) {
+  auto* option = app.add_option("MODEL", model,
+                                "Hugging Face directory: config.json, *.safetensors, tokenizer");
+  option->required(required)->type_name("");
+}
+
+void SessionFlags::AddSession(CLI::App& app) {
+  app.add_option("--context", context, "Most tokens to hold (default: the model's own)")
+      ->check(IntRange(1))
+      ->type_name("N");
+  app.add_option("--threads", threads, "CPU threads (default: one per usable CPU)")
+      ->check(IntRange(1, 1024))
+      ->type_name("N");
+  app.add_option("--kv-dtype", kv_dtype,
+                 "KV cache: f32, f16 or bf16 (default: bf16 with --compute bf16, else f32)")
+      ->check(OneOf({"f32", "f16", "bf16"}))
+      ->type_name("TYPE");
+  app.add_option("--page-size", page_size, "Tokens per page of the KV cache (default: 64)")
+      ->check(IntRange(1, 256))
+      ->type_name("N");
+  app.add_option("--attention", attention,
+                 "Form of MLA: auto (by cost), absorbed or expanded (default: auto)")
+      ->check(OneOf({"auto", "absorbed", "expanded"}))
+      ->type_name("FORM");
+  app.add_option("--compute", compute,
+                 "Arithmetic: f32 (exact), or bf16 (fast; default where the CPU has it)")
+      ->check(OneOf({"f32", "bf16"}))
+      ->type_name("MODE");
+}
+
+SessionOptions SessionFlags::ToOptions() const {
+  SessionOptions options;
+  options.context = context;
+  options.threads = threads;
+  options.page_size = page_size;
+  if (!kv_dtype.empty()) options.kv_dtype = ParseKvDType(kv_dtype);
+  if (!compute.empty()) {
+    options.compute = compute == "f32" ? ComputeMode::kF32 : ComputeMode::kBF16;
+  }
+  if (attention == "absorbed") options.form = AttentionForm::kAbsorbed;
+  if (attention == "expanded") options.form = AttentionForm::kExpanded;
+  return options;
+}
+
+Result<std::unique_ptr<Model>> LoadModel(const std::string& dir) {
+  MLA_RETURN_IF_ERROR(cpu::CurrentIsaError());
+  return Model::Load(dir);
+}
+
+Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir) {
+  LoadedModel loaded;
+  MLA_ASSIGN_OR_RETURN(loaded.model, LoadModel(dir));
+  MLA_ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(dir));
+  return loaded;
+}
+
+int32_t BosId(const LoadedModel& loaded) {
+  const int32_t bos = loaded.tokenizer->bos_id();
+  return bos >= 0 ? bos : loaded.model->spec().bos_id;
+}
+
+int32_t EosId(const LoadedModel& loaded) {
+  const std::vector<int32_t>& eos = loaded.tokenizer->eos_ids();
+  if (!eos.empty()) return eos.front();
+  const std::vector<int32_t>& config = loaded.model->spec().eos_ids;
+  return config.empty() ? -1 : config.front();
+}
+
+Result<std::vector<int32_t>> EncodePrompt(const LoadedModel& loaded, std::string_view text) {
+  MLA_ASSIGN_OR_RETURN(std::vector<int32_t> ids, loaded.tokenizer->Encode(text));
+  const std::vector<int32_t>& eos = loaded.tokenizer->eos_ids();
+  while (!ids.empty() && std::find(eos.begin(), eos.end(), ids.back()) != eos.end()) {
+    ids.pop_back();
+  }
+  return ids;
+}
+
+CacheUse MeasureCache(const Session& session) {
+  const auto element = static_cast<int64_t>(SizeOf(session.cache().options().dtype));
+  CacheUse use;
+  use.tokens = session.length();
+  use.bytes = session.cache_bytes();
+  use.mha_bytes = CompareCaches(session.model().spec()).mha * element * use.tokens;
+  return use;
+}
+
+std::string DescribeSession(const Session& session) {
+  return Concat("compute ", ComputeModeName(session.compute()), ", KV cache ",
+                DTypeName(session.cache().options().dtype), ", ", cpu::CurrentIsa(), ", ",
+                session.threads(), session.threads() == 1 ? " thread" : " threads");
+}
+
+nlohmann::ordered_json SessionJson(const Session& session) {
+  nlohmann::ordered_json json;
+  json["compute"] = ComputeModeName(session.compute());
+  json["kv_dtype"] = DTypeName(session.cache().options().dtype);
+  json["page_size"] = session.cache().options().page_size;
+  json["context"] = session.context();
+  json["isa"] = cpu::CurrentIsa();
+  json["threads"] = session.threads();
+  return json;
+}
+
+}  // namespace mla
