@@ -199,7 +199,7 @@ Status PrintCsv(const BenchFlags& flags, const std::vector<Measurement>& measure
 }
 
 Status RunBench(const BenchFlags& flags) {
-  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session.model));
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session));
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                        Session::Create(*model, flags.session.ToOptions()));
   MLA_ASSIGN_OR_RETURN(const std::vector<Measurement> measurements, MeasureAll(flags, *session));

@@ -12,6 +12,8 @@ int PerplexityCommand(int argc, char** argv);
 int TokenizeCommand(int argc, char** argv);
 int InspectCommand(int argc, char** argv);
 int BenchCommand(int argc, char** argv);
+int PlanCommand(int argc, char** argv);
+int CompareCommand(int argc, char** argv);
 
 }  // namespace mla
 

@@ -27,8 +27,9 @@ class Streamer {
     return {};
   }
 
-  void OnPrefill(int32_t done) {
+  bool OnPrefill(int32_t done) {
     if (bar_) bar_->Update(done);
+    return !interrupt_.interrupted();
   }
 
   bool OnToken(int32_t id) {
@@ -86,7 +87,7 @@ Result<Generation> RunGeneration(const Tokenizer& tokenizer, Session& session,
   MLA_RETURN_IF_ERROR(streamer.Prime());
   GenerateCallbacks callbacks;
   callbacks.on_token = [&](int32_t id) { return streamer.OnToken(id); };
-  callbacks.on_prefill = [&](int32_t done) { streamer.OnPrefill(done); };
+  callbacks.on_prefill = [&](int32_t done) { return streamer.OnPrefill(done); };
   MLA_ASSIGN_OR_RETURN(const GenerateStats stats,
                        Generate(session, request.history, request.prompt, options, callbacks));
   return streamer.Finish(stats);

@@ -12,6 +12,7 @@
 #include "apps/version.h"
 #include "base/threads.h"
 #include "kernels/cpu/isa.h"
+#include "model/accounting.h"
 
 namespace mla {
 namespace {
@@ -57,7 +58,7 @@ std::string JoinIds(const std::vector<int32_t>& ids) {
 }
 
 Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& cost,
-               const GenerateOptions& generation) {
+               const GenerateOptions& generation, std::vector<ParameterKind> kinds) {
   const ModelSpec& spec = model.spec();
   Json json;
   json["model"] = flags.session.model;
@@ -73,7 +74,6 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
     json["layers"].push_back(
         {{"layers", range.layers}, {"attention", range.attention}, {"mlp", range.mlp}});
   }
-  std::vector<ParameterKind> kinds = CountParameters(model);
   kinds.push_back(SumParameters(kinds));
   for (const ParameterKind& kind : kinds) {
     json["parameters"][kind.name] = {{"total", kind.total}, {"active", kind.active}};
@@ -82,8 +82,9 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
     json["stored"][dtype] = {
         {"tensors", kind.tensors}, {"numbers", kind.numbers}, {"bytes", kind.bytes}};
   }
+  for (const auto& [kind, dtypes] : QuantisedKinds(model)) json["stored_kinds"][kind] = dtypes;
   json["stored_bytes"] = model.checkpoint().data_bytes();
-  json["files"] = model.checkpoint().files().size();
+  json["files"] = model.checkpoint().gguf() != nullptr ? 1 : model.checkpoint().files().size();
   json["cache"] = {{"dtype", cost.dtype},
                    {"bytes_per_token", cost.bytes_per_token},
                    {"mha_bytes_per_token", cost.mha},
@@ -96,8 +97,7 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
   return json;
 }
 
-std::string ParameterText(const Model& model) {
-  std::vector<ParameterKind> kinds = CountParameters(model);
+std::string ParameterText(std::vector<ParameterKind> kinds) {
   const ParameterKind sum = SumParameters(kinds);
   kinds.push_back(sum);
   Table table({"parameters", "total", "per token", "share"});
@@ -117,6 +117,18 @@ std::string StoredText(const Model& model) {
                HumanBytes(static_cast<double>(kind.bytes))});
   }
   std::string text = table.ToString();
+  const auto kinds = QuantisedKinds(model);
+  if (!kinds.empty()) {
+    Table by_kind({"quantisation by tensor", "tensors"});
+    for (const auto& [kind, dtypes] : kinds) {
+      std::string types;
+      for (const auto& [dtype, count] : dtypes) {
+        types += Concat(types.empty() ? "" : ", ", count, " ", dtype);
+      }
+      by_kind.Add({OneLine(kind), types});
+    }
+    text += by_kind.ToString();
+  }
   const std::vector<const StoredTensor*> unused = UnusedTensors(model);
   constexpr size_t kListed = 8;
   if (!unused.empty()) {
@@ -144,7 +156,7 @@ std::string CacheText(const CacheCost& cost, int32_t context) {
 }
 
 std::string ModelText(const InspectFlags& flags, const Model& model, const CacheCost& cost,
-                      const GenerateOptions& generation) {
+                      const GenerateOptions& generation, const std::vector<ParameterKind>& kinds) {
   const ModelSpec& spec = model.spec();
   std::string text =
       Concat(flags.session.model, ": ", spec.model_type, ", ", spec.layers.size(),
@@ -156,7 +168,7 @@ std::string ModelText(const InspectFlags& flags, const Model& model, const Cache
     text += Concat(range.layers.find('-') == std::string::npos ? "layer " : "layers ", range.layers,
                    "\n  ", range.attention, "\n  ", range.mlp, "\n");
   }
-  return text + "\n" + ParameterText(model) + "\n" + StoredText(model) + "\n" +
+  return text + "\n" + ParameterText(kinds) + "\n" + StoredText(model) + "\n" +
          CacheText(cost, spec.max_positions);
 }
 
@@ -210,8 +222,11 @@ Status Inspect(const InspectFlags& flags) {
     MLA_ASSIGN_OR_RETURN(const CacheCost cost, MeasureCost(*model, flags.session.ToOptions()));
     MLA_ASSIGN_OR_RETURN(const GenerateOptions generation,
                          SamplingFlags().Resolve(flags.session.model, model->spec()));
-    json = ModelJson(flags, *model, cost, generation);
-    text = ModelText(flags, *model, cost, generation);
+    MLA_ASSIGN_OR_RETURN(const std::vector<WeightGroup> groups,
+                         ListWeights(model->spec(), model->weights()));
+    const std::vector<ParameterKind> kinds = CountParameters(groups);
+    json = ModelJson(flags, *model, cost, generation, kinds);
+    text = ModelText(flags, *model, cost, generation, kinds);
   }
   if (flags.system) {
     MLA_ASSIGN_OR_RETURN(json["system"], SystemJson());

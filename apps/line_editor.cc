@@ -1,7 +1,9 @@
 #include "apps/line_editor.h"
 
+#include <fcntl.h>
 #include <histedit.h>
 #include <langinfo.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -25,41 +27,64 @@ void UseUtf8Locale() {
   if (std::strcmp(nl_langinfo(CODESET), "UTF-8") != 0) std::setlocale(LC_CTYPE, "C.UTF-8");
 }
 
-volatile sig_atomic_t line_interrupted = 0;
+// Where the handler of Ctrl-C leaves a byte for the reader to find: whichever thread the signal
+// comes to, and whether the reader waits already or is about to.
+int interrupt_pipe[2] = {-1, -1};
 
-// While it lives, Ctrl-C interrupts a read instead of ending the program.
-class InterruptibleReads {
+// While it lives, Ctrl-C is a key for the line being edited instead of the end of the program.
+class InterruptAsKey {
  public:
-  InterruptibleReads() {
-    line_interrupted = 0;
+  InterruptAsKey() {
+    if (interrupt_pipe[0] < 0 && ::pipe2(interrupt_pipe, O_CLOEXEC | O_NONBLOCK) != 0) return;
     struct sigaction action {};
-    action.sa_handler = [](int) { line_interrupted = 1; };
+    action.sa_handler = [](int) {
+      const int before = errno;
+      [[maybe_unused]] const ssize_t written = ::write(interrupt_pipe[1], "", 1);
+      errno = before;
+    };
+    action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, &before_);
+    installed_ = sigaction(SIGINT, &action, &before_) == 0;
   }
-  ~InterruptibleReads() { sigaction(SIGINT, &before_, nullptr); }
-  InterruptibleReads(const InterruptibleReads&) = delete;
-  InterruptibleReads& operator=(const InterruptibleReads&) = delete;
+  ~InterruptAsKey() {
+    if (installed_) sigaction(SIGINT, &before_, nullptr);
+  }
+  InterruptAsKey(const InterruptAsKey&) = delete;
+  InterruptAsKey& operator=(const InterruptAsKey&) = delete;
 
  private:
   struct sigaction before_ {};
+  bool installed_ = false;
 };
 
 constexpr wchar_t kCtrlC = 3;
 
-// libedit's source of characters: 1 and a character, 0 at the end, -1 for an error. Ctrl-C becomes
-// a key like others, which libedit's own reader would not let it be.
+// Waits for a byte of input: 1 if there is one to read, or 0 if Ctrl-C came first.
+int WaitForKey() {
+  while (true) {
+    pollfd sources[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupt_pipe[0], POLLIN, 0}};
+    if (::poll(sources, 2, -1) < 0) {
+      if (errno == EINTR) continue;
+      return 1;  // the read will say what is wrong
+    }
+    char byte;
+    if (sources[1].revents != 0 && ::read(interrupt_pipe[0], &byte, 1) == 1) return 0;
+    if (sources[0].revents != 0) return 1;
+  }
+}
+
+// libedit's source of characters: 1 and a character, 0 at the end, -1 for an error. libedit's own
+// reader would not let Ctrl-C be a key.
 int ReadCharacter(EditLine*, wchar_t* character) {
   std::mbstate_t state{};
   while (true) {
-    char byte;
-    const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
-    if (count < 0 && errno == EINTR) {
-      if (line_interrupted == 0) continue;
-      line_interrupted = 0;
+    if (WaitForKey() == 0) {
       *character = kCtrlC;
       return 1;
     }
+    char byte;
+    const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
+    if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return static_cast<int>(count);
     const size_t used = std::mbrtowc(character, &byte, 1, &state);
     if (used == static_cast<size_t>(-2)) continue;  // more bytes to come
@@ -102,7 +127,7 @@ class LineEditor::Terminal {
   bool usable() const { return edit_ != nullptr && history_ != nullptr; }
 
   std::optional<std::string> Read() {
-    const InterruptibleReads interruptible;
+    const InterruptAsKey interrupt_as_key;
     while (true) {
       cleared_ = false;
       int length = 0;

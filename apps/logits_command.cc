@@ -40,7 +40,7 @@ Result<std::vector<int32_t>> ReadIds(const std::string& tokens, const ModelSpec&
 }
 
 Status WriteLogits(const LogitsFlags& flags) {
-  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session.model));
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session));
   MLA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(flags.tokens, model->spec()));
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                        Session::Create(*model, flags.session.ToOptions()));

@@ -1,76 +1,90 @@
 #include "apps/model_report.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <variant>
 
 namespace mla {
 namespace {
 
-// Hands every weight of the model to `visit` with its kind; `share` is the part of it that one
-// token uses.
-using Visit = std::function<void(const char* kind, const ConstTensor& weight, double share)>;
+// Hands every weight of the model to `visit`.
+using Visit = std::function<void(const ConstTensor& weight)>;
 
-void VisitLinear(const char* kind, const LinearWeight& linear, const Visit& visit) {
-  visit(kind, linear.w, 1);
-  visit(kind, linear.bias, 1);
+void VisitLinear(const LinearWeight& linear, const Visit& visit) {
+  visit(linear.w);
+  visit(linear.bias);
 }
 
 void VisitMla(const MlaWeights& w, const Visit& visit) {
-  VisitLinear("attention q", w.q, visit);
-  VisitLinear("attention q_a", w.q_a, visit);
-  VisitLinear("attention q_b", w.q_b, visit);
-  VisitLinear("attention kv_a", w.kv_a, visit);
-  visit("attention kv_b", w.w_uk, 1);
-  visit("attention kv_b", w.w_uv, 1);
-  VisitLinear("attention o", w.o, visit);
-  visit("norms", w.q_a_norm, 1);
-  visit("norms", w.kv_a_norm, 1);
+  VisitLinear(w.q, visit);
+  VisitLinear(w.q_a, visit);
+  VisitLinear(w.q_b, visit);
+  VisitLinear(w.kv_a, visit);
+  visit(w.w_uk);
+  visit(w.w_uv);
+  VisitLinear(w.o, visit);
+  visit(w.q_a_norm);
+  visit(w.kv_a_norm);
 }
 
 void VisitGqa(const GqaWeights& w, const Visit& visit) {
-  VisitLinear("attention q", w.q, visit);
-  VisitLinear("attention k", w.k, visit);
-  VisitLinear("attention v", w.v, visit);
-  VisitLinear("attention o", w.o, visit);
+  VisitLinear(w.q, visit);
+  VisitLinear(w.k, visit);
+  VisitLinear(w.v, visit);
+  VisitLinear(w.o, visit);
 }
 
-void VisitDense(const char* kind, const DenseMlpWeights& w, const Visit& visit) {
-  for (const LinearWeight* linear : {&w.gate, &w.up, &w.down}) VisitLinear(kind, *linear, visit);
+void VisitDense(const DenseMlpWeights& w, const Visit& visit) {
+  for (const LinearWeight* linear : {&w.gate, &w.up, &w.down}) VisitLinear(*linear, visit);
 }
 
-void VisitMoe(const MoeSpec& spec, const MoeWeights& w, const Visit& visit) {
-  visit("router", w.router, 1);
-  visit("router", w.correction_bias, 1);
-  const double share = static_cast<double>(spec.top_k) / spec.num_experts;
+void VisitMoe(const MoeWeights& w, const Visit& visit) {
+  visit(w.router);
+  visit(w.correction_bias);
   for (const auto* experts : {&w.gate, &w.up, &w.down}) {
-    for (const ConstTensor& expert : *experts) visit("routed experts", expert, share);
+    for (const ConstTensor& expert : *experts) visit(expert);
   }
-  if (w.shared) VisitDense("shared experts", *w.shared, visit);
+  if (w.shared) VisitDense(*w.shared, visit);
 }
 
 void VisitWeights(const Model& model, const Visit& visit_any) {
-  const Visit visit = [&](const char* kind, const ConstTensor& weight, double share) {
-    if (weight.present()) visit_any(kind, weight, share);
+  const Visit visit = [&](const ConstTensor& weight) {
+    if (weight.present()) visit_any(weight);
   };
   const ModelWeights& weights = model.weights();
-  visit("embedding", weights.embedding, 1);
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
-    const LayerWeights& layer = weights.layers[i];
+  visit(weights.embedding);
+  for (const LayerWeights& layer : weights.layers) {
     if (const auto* mla = std::get_if<MlaWeights>(&layer.attention)) VisitMla(*mla, visit);
     if (const auto* gqa = std::get_if<GqaWeights>(&layer.attention)) VisitGqa(*gqa, visit);
     if (const auto* dense = std::get_if<DenseMlpWeights>(&layer.mlp)) {
-      VisitDense("dense MLP", *dense, visit);
+      VisitDense(*dense, visit);
     } else {
-      VisitMoe(std::get<MoeSpec>(model.spec().layers[i].mlp), std::get<MoeWeights>(layer.mlp),
-               visit);
+      VisitMoe(std::get<MoeWeights>(layer.mlp), visit);
     }
-    visit("norms", layer.attention_norm, 1);
-    visit("norms", layer.mlp_norm, 1);
+    visit(layer.attention_norm);
+    visit(layer.mlp_norm);
   }
-  visit("norms", weights.final_norm, 1);
-  if (weights.lm_head.data() != weights.embedding.data()) visit("head", weights.lm_head, 1);
+  visit(weights.final_norm);
+  visit(weights.lm_head);
+}
+
+// "model.layers.3.mlp.experts.17.up_proj.weight" -> "mlp.experts.*.up_proj"
+std::string KindOf(std::string_view name) {
+  std::string kind;
+  while (!name.empty()) {
+    const size_t dot = std::min(name.find('.'), name.size());
+    std::string_view part = name.substr(0, dot);
+    name.remove_prefix(std::min(dot + 1, name.size()));
+    const bool number = part.find_first_not_of("0123456789") == std::string_view::npos;
+    if (part == "model" || part == "weight") continue;
+    if (number && kind == "layers") {
+      kind.clear();
+      continue;
+    }
+    if (part == "weight_scale_inv") part = "scales";
+    kind += Concat(kind.empty() ? "" : ".", number ? "*" : part);
+  }
+  return kind;
 }
 
 std::string Describe(const AttentionSpec& attention) {
@@ -104,48 +118,36 @@ std::string Describe(const MlpSpec& mlp) {
 
 }  // namespace
 
-std::vector<ParameterKind> CountParameters(const Model& model) {
-  std::vector<ParameterKind> kinds;
-  std::vector<double> active;
-  VisitWeights(model, [&](const char* name, const ConstTensor& weight, double share) {
-    auto kind = std::find_if(kinds.begin(), kinds.end(),
-                             [&](const ParameterKind& k) { return k.name == name; });
-    if (kind == kinds.end()) {
-      kind = kinds.insert(kinds.end(), {name});
-      active.push_back(0);
-    }
-    kind->total += weight.num_elements();
-    active[kind - kinds.begin()] += share * static_cast<double>(weight.num_elements());
-  });
-  for (size_t i = 0; i < kinds.size(); ++i) kinds[i].active = std::llround(active[i]);
-  return kinds;
-}
-
-ParameterKind SumParameters(const std::vector<ParameterKind>& kinds) {
-  ParameterKind sum{"all"};
-  for (const ParameterKind& kind : kinds) {
-    sum.total += kind.total;
-    sum.active += kind.active;
-  }
-  return sum;
-}
-
 std::map<std::string, StoredKind> CountStored(const Model& model) {
   std::map<std::string, StoredKind> kinds;
   for (const StoredTensor* tensor : model.checkpoint().tensors()) {
     StoredKind& kind = kinds[std::string(StoredDTypeName(tensor->dtype))];
     ++kind.tensors;
-    kind.numbers += std::ssize(tensor->data) / static_cast<int64_t>(SizeOf(tensor->dtype));
+    kind.numbers += NumElements(*tensor);
     kind.bytes += std::ssize(tensor->data);
   }
   return kinds;
 }
 
+std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model) {
+  std::map<std::string, std::map<std::string, int64_t>> kinds;
+  bool quantised = false;
+  for (const StoredTensor* tensor : model.checkpoint().tensors()) {
+    ++kinds[KindOf(tensor->name)][std::string(StoredDTypeName(tensor->dtype))];
+    quantised = quantised || SizeOf(tensor->dtype) == 0 || tensor->dtype == StoredDType::kF8E4M3;
+  }
+  if (!quantised) kinds.clear();
+  return kinds;
+}
+
 std::vector<const StoredTensor*> UnusedTensors(const Model& model) {
   std::vector<const std::byte*> used;  // where the weights' views begin
-  VisitWeights(model, [&](const char*, const ConstTensor& weight, double) {
+  VisitWeights(model, [&](const ConstTensor& weight) {
     used.push_back(static_cast<const std::byte*>(weight.data()));
   });
+  for (const ConvertedWeight& converted : model.weights().converted) {
+    used.push_back(static_cast<const std::byte*>(converted.stored));
+  }
   std::sort(used.begin(), used.end(), std::less<>());
   std::vector<const StoredTensor*> unused;
   for (const StoredTensor* tensor : model.checkpoint().tensors()) {
@@ -155,6 +157,16 @@ std::vector<const StoredTensor*> UnusedTensors(const Model& model) {
       unused.push_back(tensor);
     }
   }
+  // Block scales go with their weight.
+  const std::vector<const StoredTensor*> all = unused;
+  std::erase_if(unused, [&](const StoredTensor* tensor) {
+    constexpr std::string_view kSuffix = "_scale_inv";
+    std::string_view name = tensor->name;
+    if (!name.ends_with(kSuffix)) return false;
+    name.remove_suffix(kSuffix.size());
+    const StoredTensor* weight = model.checkpoint().Find(name);
+    return weight != nullptr && std::find(all.begin(), all.end(), weight) == all.end();
+  });
   return unused;
 }
 

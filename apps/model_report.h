@@ -1,4 +1,4 @@
-// What a loaded model is made of, counted from its weights and its checkpoint.
+// What a loaded model is made of, beside what model/accounting.h counts.
 #ifndef MLA_APPS_MODEL_REPORT_H_
 #define MLA_APPS_MODEL_REPORT_H_
 
@@ -12,22 +12,15 @@
 
 namespace mla {
 
-// Numbers of one kind of weight, over all layers.
-struct ParameterKind {
-  std::string name;  // "attention q_b", "routed experts"
-  int64_t total = 0;
-  int64_t active = 0;  // that take part in one token: of routed experts, those chosen
-};
-
-// In the order of the computation. A head tied to the embedding is not counted twice.
-std::vector<ParameterKind> CountParameters(const Model& model);
-ParameterKind SumParameters(const std::vector<ParameterKind>& kinds);
-
 // Tensors of the checkpoint by element type, with their number and bytes.
 struct StoredKind {
   int64_t tensors = 0, numbers = 0, bytes = 0;
 };
 std::map<std::string, StoredKind> CountStored(const Model& model);
+
+// How many tensors of each element type there are of each kind: a kind is a name without its layer
+// and expert, "self_attn.q_b_proj" or "mlp.experts.*.up_proj". Empty if nothing is quantised.
+std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model);
 
 // Tensors of the checkpoint that the model does not read.
 std::vector<const StoredTensor*> UnusedTensors(const Model& model);

@@ -113,7 +113,7 @@ Status PrintResult(const PerplexityFlags& flags, const NllSum& sum, size_t seque
 
 Status Perplexity(const PerplexityFlags& flags) {
   MLA_ASSIGN_OR_RETURN(const std::string text, ReadText(flags.file));
-  MLA_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModelAndTokenizer(flags.session.model));
+  MLA_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModelAndTokenizer(flags.session));
   if (flags.eos && EosId(loaded) < 0) return InvalidArgument("--eos: the model names no EOS token");
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                        Session::Create(*loaded.model, flags.session.ToOptions()));

@@ -89,7 +89,7 @@ Status PrintResult(const RunFlags& flags, const std::string& prompt,
 
 Status Run(const RunFlags& flags) {
   MLA_ASSIGN_OR_RETURN(const std::string prompt, ReadPrompt(flags));
-  MLA_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModelAndTokenizer(flags.session.model));
+  MLA_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModelAndTokenizer(flags.session));
   MLA_ASSIGN_OR_RETURN(const GenerateOptions options,
                        flags.sampling.Resolve(flags.session.model, loaded.model->spec()));
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,

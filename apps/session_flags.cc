@@ -1,9 +1,13 @@
 #include "apps/session_flags.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/cli.h"
+#include "apps/progress.h"
+#include "base/threads.h"
 #include "kernels/cpu/isa.h"
 
 namespace mla {
@@ -37,13 +41,23 @@ void SessionFlags::AddSession(CLI::App& app) {
       ->check(IntRange(1, 256))
       ->type_name("N");
   app.add_option("--attention", attention,
-                 "Form of MLA: auto (by cost), absorbed or expanded (default: auto)")
-      ->check(OneOf({"auto", "absorbed", "expanded"}))
+                 "Form of MLA: auto (by cost), absorbed, expanded, or mha: plain multi-head\n"
+                 "attention with all keys and values cached, to compare (default: auto)")
+      ->check(OneOf({"auto", "absorbed", "expanded", "mha"}))
       ->type_name("FORM");
   app.add_option("--compute", compute,
                  "Arithmetic: f32 (exact), or bf16 (fast; default where the CPU has it)")
       ->check(OneOf({"f32", "bf16"}))
       ->type_name("MODE");
+  AddQuantize(app);
+}
+
+void SessionFlags::AddQuantize(CLI::App& app) {
+  app.add_option("--quantize", quantize,
+                 "Quantise bf16, f16 and f32 weights at load: q8 (q8_0, 8.5 bits per weight) or\n"
+                 "q4 (q4_K, 4.5 bits; head q6_K); norms, routers, embedding and kv_b stay")
+      ->check(OneOf({"q8", "q4"}))
+      ->type_name("TYPE");
 }
 
 SessionOptions SessionFlags::ToOptions() const {
@@ -57,12 +71,48 @@ SessionOptions SessionFlags::ToOptions() const {
   }
   if (attention == "absorbed") options.form = AttentionForm::kAbsorbed;
   if (attention == "expanded") options.form = AttentionForm::kExpanded;
+  if (attention == "mha") options.form = AttentionForm::kMha;
   return options;
 }
 
 Result<std::unique_ptr<Model>> LoadModel(const std::string& dir) {
   MLA_RETURN_IF_ERROR(cpu::CurrentIsaError());
   return Model::Load(dir);
+}
+
+namespace {
+
+void Quantise(const SessionFlags& flags, Model& model) {
+  if (flags.quantize.empty()) return;
+  ThreadPool threads(flags.threads > 0 ? flags.threads : UsableCpus());
+  std::optional<ProgressBar> bar;
+  QuantiseOptions options;
+  options.to = flags.quantize == "q4" ? QuantiseTo::kQ4 : QuantiseTo::kQ8;
+  options.threads = &threads;
+  options.progress = [&](int64_t done, int64_t total) {
+    if (!bar) bar.emplace("quantize", total);
+    bar->Update(done);
+  };
+  const QuantiseReport report = model.Quantise(options);
+  bar.reset();
+  if (!report.fallbacks.empty()) {
+    std::fprintf(stderr, "note: --quantize %s: %s\n", flags.quantize.c_str(),
+                 report.fallbacks.c_str());
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags) {
+  MLA_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(flags.model));
+  Quantise(flags, *model);
+  return model;
+}
+
+Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags) {
+  MLA_ASSIGN_OR_RETURN(LoadedModel loaded, LoadModelAndTokenizer(flags.model));
+  Quantise(flags, *loaded.model);
+  return loaded;
 }
 
 Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir) {

@@ -29,9 +29,11 @@ struct SessionFlags {
   std::string kv_dtype;  // empty: the session's choice
   std::string compute;   // empty: the session's choice
   std::string attention = "auto";
+  std::string quantize;  // empty: weights as stored
 
   void AddModel(CLI::App& app, bool required = true);
-  void AddSession(CLI::App& app);
+  void AddSession(CLI::App& app);  // AddQuantize among them
+  void AddQuantize(CLI::App& app);
   SessionOptions ToOptions() const;
 };
 
@@ -42,6 +44,9 @@ struct LoadedModel {
 };
 Result<std::unique_ptr<Model>> LoadModel(const std::string& dir);
 Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir);
+// The same, quantised as --quantize says, with a progress bar.
+Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags);
+Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags);
 
 // -1: the model has none.
 int32_t BosId(const LoadedModel& loaded);

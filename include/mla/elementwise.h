@@ -15,7 +15,7 @@ namespace mla {
 
 // y[i, :] = table[ids[i], :] as f32. Ids are checked against the table.
 struct EmbeddingArgs {
-  ConstTensor table;             // [vocab, hidden] f32, f16 or bf16
+  ConstTensor table;             // [vocab, hidden], any weight type
   std::span<const int32_t> ids;  // [rows]
   Tensor y;                      // [rows, hidden]
 };
@@ -25,6 +25,23 @@ struct RmsNormArgs {
   ConstTensor x;  // [rows, dim]
   ConstTensor w;  // [dim] f32, f16 or bf16
   float eps = 0;
+  Tensor y;  // [rows, dim]
+};
+
+// y = (x - mean(x)) / sqrt(var(x) + eps) * w + bias, the variance over all of the row. y may be x.
+struct LayerNormArgs {
+  ConstTensor x;     // [rows, dim]
+  ConstTensor w;     // [dim] f32, f16 or bf16
+  ConstTensor bias;  // [dim] f32, f16 or bf16
+  float eps = 0;
+  Tensor y;  // [rows, dim]
+};
+
+// y = scale * x, or y += scale * x. y may be x.
+struct ScaleArgs {
+  ConstTensor x;  // [rows, dim]
+  float scale = 1;
+  bool accumulate = false;
   Tensor y;  // [rows, dim]
 };
 
@@ -105,6 +122,8 @@ struct CacheWriteArgs {
 
 Status Embedding(const EmbeddingArgs& args, const Context& context);
 Status RmsNorm(const RmsNormArgs& args, const Context& context);
+Status LayerNorm(const LayerNormArgs& args, const Context& context);
+Status Scale(const ScaleArgs& args, const Context& context);
 Status RopeTable(const RopeTableArgs& args, const Context& context);
 Status Rope(const RopeArgs& args, const Context& context);
 Status SiluMul(const SiluMulArgs& args, const Context& context);

@@ -1,7 +1,9 @@
 // Matrix products with weights: the operators around attention.
 //
-// Weights are f32, f16 or bf16 and are used as they lie (mapped files included); activations are
-// f32 tensors whose innermost stride is 1. ComputeMode says how the products are formed. An output
+// Weights are f32, f16 or bf16, a block type, or f8_e4m3 with block scales, and are used as they
+// lie (mapped files included); HeadLinear takes the first three only. Activations are f32 tensors
+// whose innermost stride is 1. ComputeMode says how the products are formed; quantised weights
+// enter with their exact values in both, and activations are never rounded to integers. An output
 // element depends on its own row of x alone: not on the other rows nor on the number of threads.
 #ifndef MLA_LINEAR_H_
 #define MLA_LINEAR_H_
@@ -17,7 +19,7 @@ namespace mla {
 
 // One weight and where its product goes.
 struct LinearTarget {
-  ConstTensor w;     // [out, in]; innermost stride 1
+  ConstTensor w;     // [out, in]; innermost stride 1; any weight type
   ConstTensor bias;  // [out] f32, f16 or bf16; may be absent
   Tensor y;          // [rows, out] f32
 };

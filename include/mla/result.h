@@ -19,6 +19,7 @@ enum class ErrorCode {
   kUnsupported,      // well-formed, but nothing here implements it
   kOutOfPages,       // the KV-cache pool is exhausted; free a sequence and retry
   kOutOfMemory,
+  kCancelled,  // the caller's own callback asked to stop
 };
 
 std::string_view ErrorCodeName(ErrorCode code);

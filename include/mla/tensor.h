@@ -12,10 +12,40 @@
 
 namespace mla {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kI32 };
+// Plain types have one element after another. The block types, those of GGUF, store a run of
+// elements of a row as codes and scales together (src/tensor/quant_blocks.h). F8E4M3 has one byte
+// per element, and its scales lie elsewhere: see BlockScales.
+// clang-format off
+enum class DType : uint8_t {
+  kF32, kF16, kBF16, kI32, kF8E4M3, kQ8_0, kQ4_0, kQ5_0, kQ4_K, kQ5_K, kQ6_K
+};
+// clang-format on
 
-size_t SizeOf(DType dtype);               // bytes per element
-std::string_view DTypeName(DType dtype);  // "f32", "f16", "bf16", "i32"
+size_t SizeOf(DType dtype);               // bytes per element; 0 for block types
+std::string_view DTypeName(DType dtype);  // "f32", "bf16", "i32", "f8_e4m3", "q8_0", "q4_K"
+
+int64_t BlockElements(DType dtype);  // 32 or 256; 1 for plain types
+int64_t BlockBytes(DType dtype);     // of one block; SizeOf for plain types
+inline bool IsBlockType(DType dtype) { return SizeOf(dtype) == 0; }
+// True if weights of this type need a kernel that decodes them: block types and F8E4M3.
+inline bool IsQuantised(DType dtype) { return IsBlockType(dtype) || dtype == DType::kF8E4M3; }
+
+// Bytes of `elements` elements, a multiple of BlockElements (anything else stops the program).
+int64_t RowBytes(DType dtype, int64_t elements);
+
+// The scales of a matrix in F8E4M3: element (i, j) of the matrix they belong to is its code times
+// data[i / rows * stride + j / cols]. The last block of a row or column may be partial. A view
+// begins at element (row0, col0) of that matrix, which need not be the corner of a block.
+struct BlockScales {
+  const float* data = nullptr;  // [ceil(matrix rows / rows), ceil(matrix cols / cols)]
+  int64_t stride = 0;           // floats from one row of scales to the next
+  int64_t rows = 128, cols = 128;
+  int64_t row0 = 0, col0 = 0;
+
+  float At(int64_t i, int64_t j) const {
+    return data[(row0 + i) / rows * stride + (col0 + j) / cols];
+  }
+};
 
 enum class DeviceType : uint8_t { kCpu, kCuda };
 
@@ -28,7 +58,8 @@ struct Device {
 inline constexpr int kMaxRank = 4;
 
 // A strided view. Void is `void` (Tensor) or `const void` (ConstTensor). Strides are in elements.
-// A view whose data is null is absent: how an optional argument is left out.
+// A view whose data is null is absent: how an optional argument is left out. In a block type the
+// innermost stride is 1, and every other stride and the innermost extent are whole blocks.
 template <typename Void>
 class BasicTensor {
  public:
@@ -58,7 +89,11 @@ class BasicTensor {
   template <typename Other,
             typename = std::enable_if_t<std::is_const_v<Void> && !std::is_const_v<Other>>>
   BasicTensor(const BasicTensor<Other>& other)
-      : data_(other.data()), dtype_(other.dtype()), rank_(other.rank()), device_(other.device()) {
+      : data_(other.data()),
+        dtype_(other.dtype()),
+        rank_(other.rank()),
+        device_(other.device()),
+        scales_(other.scales()) {
     for (int i = 0; i < rank_; ++i) {
       dims_[i] = other.dim(i);
       strides_[i] = other.stride(i);
@@ -72,6 +107,14 @@ class BasicTensor {
   int64_t dim(int axis) const { return dims_[axis]; }
   int64_t stride(int axis) const { return strides_[axis]; }
   bool present() const { return data_ != nullptr; }
+  const BlockScales& scales() const { return scales_; }  // of F8E4M3; else without data
+
+  // The same view of a matrix with these scales.
+  BasicTensor WithScales(const BlockScales& scales) const {
+    BasicTensor view = *this;
+    view.scales_ = scales;
+    return view;
+  }
 
   int64_t num_elements() const {
     int64_t n = 1;
@@ -86,13 +129,14 @@ class BasicTensor {
     return static_cast<Ptr>(data_);
   }
 
-  // The view of elements [begin, end) of one axis.
+  // The view of elements [begin, end) of one axis; of the innermost axis of a block type, whole
+  // blocks. Scales follow the slices of a matrix.
   BasicTensor Slice(int axis, int64_t begin, int64_t end) const {
     BasicTensor view = *this;
     using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
-    const int64_t offset = begin * strides_[axis] * static_cast<int64_t>(SizeOf(dtype_));
-    view.data_ = static_cast<Byte*>(data_) + offset;
+    view.data_ = static_cast<Byte*>(data_) + RowBytes(dtype_, begin * strides_[axis]);
     view.dims_[axis] = end - begin;
+    if (scales_.data != nullptr) (axis == 0 ? view.scales_.row0 : view.scales_.col0) += begin;
     return view;
   }
 
@@ -122,6 +166,7 @@ class BasicTensor {
   Device device_;
   std::array<int64_t, kMaxRank> dims_{};
   std::array<int64_t, kMaxRank> strides_{};
+  BlockScales scales_;
 };
 
 using Tensor = BasicTensor<void>;

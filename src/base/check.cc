@@ -19,6 +19,7 @@ std::string_view ErrorCodeName(ErrorCode code) {
     case ErrorCode::kUnsupported: return "unsupported";
     case ErrorCode::kOutOfPages: return "out of pages";
     case ErrorCode::kOutOfMemory: return "out of memory";
+    case ErrorCode::kCancelled: return "cancelled";
   }
   return "unknown error";
 }

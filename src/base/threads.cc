@@ -60,11 +60,12 @@ void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
   call_ = call;
   num_tasks_ = num_tasks;
   next_task_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  gate_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   Work(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+  gate_.fetch_and(~kOpen, std::memory_order_relaxed);
+  for (int spins = 0; gate_.load(std::memory_order_acquire) != 0; ++spins) {
     if (spins < kSpins) {
       Pause();
     } else {
@@ -72,6 +73,16 @@ void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
     }
   }
   busy_.store(false, std::memory_order_release);
+}
+
+// Joins the region if it is still open. It may be a later one than the worker was woken for: what
+// it runs is read after the gate, and stays as it is while a worker is inside.
+bool ThreadPool::Enter() {
+  uint32_t gate = gate_.load(std::memory_order_relaxed);
+  while ((gate & kOpen) != 0) {
+    if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
 }
 
 void ThreadPool::WorkerMain(int thread) {
@@ -88,8 +99,9 @@ void ThreadPool::WorkerMain(int thread) {
     }
     seen = now;
     if (stop_.load(std::memory_order_relaxed)) return;
+    if (!Enter()) continue;
     Work(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    gate_.fetch_sub(1, std::memory_order_release);
   }
 }
 

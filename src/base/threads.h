@@ -35,6 +35,7 @@ class ThreadPool {
   using Call = void (*)(const void*, int64_t, int);
   void Run(int64_t num_tasks, const void* fn, Call call);
   void Work(int thread);
+  bool Enter();
   void WorkerMain(int thread);
 
   std::vector<std::thread> workers_;
@@ -44,7 +45,10 @@ class ThreadPool {
   int64_t num_tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_task_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};  // a new value starts a region
-  alignas(64) std::atomic<int> running_{0};     // workers that have not finished the region
+  // kOpen while the region takes workers, plus the number of workers in it. A worker that comes
+  // late, because the system was running something else, is not waited for.
+  static constexpr uint32_t kOpen = 1U << 31;
+  alignas(64) std::atomic<uint32_t> gate_{0};
   std::atomic<bool> stop_{false};
 };
 

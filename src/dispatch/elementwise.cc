@@ -24,6 +24,16 @@ constexpr Kernel<EmbeddingArgs> kEmbedding[] = {
     {"reference", NeverRefuses<EmbeddingArgs>, reference::Embedding},
 };
 
+// Rows of an indexer's keys: too few numbers to be worth more than the reference.
+constexpr Kernel<LayerNormArgs> kLayerNorm[] = {
+    {"reference", NeverRefuses<LayerNormArgs>, reference::LayerNorm},
+};
+
+constexpr Kernel<ScaleArgs> kScale[] = {
+    {"cpu", cpu::RefusesScale, cpu::RunScale},
+    {"reference", NeverRefuses<ScaleArgs>, reference::Scale},
+};
+
 constexpr Kernel<RopeTableArgs> kRopeTable[] = {
     {"reference", NeverRefuses<RopeTableArgs>, reference::RopeTable},
 };
@@ -59,6 +69,12 @@ Status Embedding(const EmbeddingArgs& args, const Context& context) {
 }
 Status RmsNorm(const RmsNormArgs& args, const Context& context) {
   return Dispatch<RmsNormArgs>("rms_norm", kRmsNorm, args, context);
+}
+Status LayerNorm(const LayerNormArgs& args, const Context& context) {
+  return Dispatch<LayerNormArgs>("layer_norm", kLayerNorm, args, context);
+}
+Status Scale(const ScaleArgs& args, const Context& context) {
+  return Dispatch<ScaleArgs>("scale", kScale, args, context);
 }
 Status RopeTable(const RopeTableArgs& args, const Context& context) {
   return Dispatch<RopeTableArgs>("rope_table", kRopeTable, args, context);

@@ -10,12 +10,15 @@ namespace {
 
 constexpr Kernel<LinearArgs> kLinear[] = {
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesLinear, cpu::RunAvx512Bf16Linear},
+    {"cpu_avx512_bf16_quant", cpu::Avx512Bf16QuantRefusesLinear, cpu::RunAvx512Bf16QuantLinear},
     {"cpu_simd", cpu::SimdRefusesLinear, cpu::RunSimdLinear},
     {"reference", NeverRefuses<LinearArgs>, reference::Linear},
 };
 
 constexpr Kernel<GroupedLinearArgs> kGroupedLinear[] = {
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesGroupedLinear, cpu::RunAvx512Bf16GroupedLinear},
+    {"cpu_avx512_bf16_quant", cpu::Avx512Bf16QuantRefusesGroupedLinear,
+     cpu::RunAvx512Bf16QuantGroupedLinear},
     {"cpu_simd", cpu::SimdRefusesGroupedLinear, cpu::RunSimdGroupedLinear},
     {"reference", NeverRefuses<GroupedLinearArgs>, reference::GroupedLinear},
 };

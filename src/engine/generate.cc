@@ -32,7 +32,12 @@ Result<GenerateStats> Generate(Session& session, std::span<const int32_t> histor
   GenerateStats stats;
   stats.prompt_tokens = static_cast<int32_t>(prompt.size());
   const auto prefill_start = Clock::now();
-  MLA_RETURN_IF_ERROR(session.Append(prompt, callbacks.on_prefill));
+  const Status prefilled = session.Append(prompt, callbacks.on_prefill);
+  if (!prefilled.ok() && prefilled.error().code == ErrorCode::kCancelled) {
+    stats.stop_reason = StopReason::kCancelled;
+    return stats;
+  }
+  MLA_RETURN_IF_ERROR(prefilled);
   stats.prefill_seconds = SecondsSince(prefill_start);
 
   std::vector<int32_t> recent(history.begin(), history.end());

@@ -34,11 +34,12 @@ struct GenerateStats {
 
 struct GenerateCallbacks {
   std::function<bool(int32_t id)> on_token;      // false: stop
-  std::function<void(int32_t done)> on_prefill;  // may be empty
+  std::function<bool(int32_t done)> on_prefill;  // may be empty; false: stop
 };
 
 // Appends `prompt` (not empty) to the session and generates. `history`: the tokens that the session
 // holds already, for repeat_penalty. A prompt longer than what is left of the context is an error.
+// Stopped within the prompt, the session is as before and nothing is generated (kCancelled).
 // Every token handed to on_token has been or will be in the session's cache except the last.
 Result<GenerateStats> Generate(Session& session, std::span<const int32_t> history,
                                std::span<const int32_t> prompt, const GenerateOptions& options,

@@ -13,8 +13,10 @@ constexpr int kMaxThreads = 1024;
 }  // namespace
 
 ComputeMode DefaultComputeMode(const Model& model) {
-  const bool bf16_weights = model.weights().embedding.dtype() == DType::kBF16;
-  return bf16_weights && cpu::UsesAvx512Bf16() ? ComputeMode::kBF16 : ComputeMode::kF32;
+  const auto suits = [](DType dtype) { return dtype == DType::kBF16 || IsQuantised(dtype); };
+  const ModelWeights& weights = model.weights();
+  const bool suitable = suits(weights.embedding.dtype()) || suits(weights.lm_head.dtype());
+  return suitable && cpu::UsesAvx512Bf16() ? ComputeMode::kBF16 : ComputeMode::kF32;
 }
 
 Result<std::unique_ptr<Session>> Session::Create(const Model& model,
@@ -32,7 +34,7 @@ Result<std::unique_ptr<Session>> Session::Create(const Model& model,
   const int threads = options.threads == 0 ? UsableCpus() : options.threads;
   const ComputeMode mode = options.compute.value_or(DefaultComputeMode(model));
   KvCacheOptions cache_options;
-  cache_options.layers = CacheSpecs(model.spec());
+  cache_options.layers = CacheSpecs(model.spec(), options.form == AttentionForm::kMha);
   cache_options.dtype =
       options.kv_dtype.value_or(mode == ComputeMode::kF32 ? DType::kF32 : DType::kBF16);
   cache_options.page_size = options.page_size;
@@ -60,8 +62,9 @@ Status Session::CheckRoom(size_t tokens) const {
   return {};
 }
 
-Status Session::Step(std::span<const int32_t> tokens, LogitsFor logits_for, const Tensor& logits) {
-  const SequenceInput input{&sequence_, tokens};
+Status Session::Step(std::span<const int32_t> tokens, int32_t known_length, LogitsFor logits_for,
+                     const Tensor& logits) {
+  const SequenceInput input{&sequence_, tokens, known_length};
   ForwardArgs args;
   args.sequences = {&input, 1};
   args.logits_for = logits_for;
@@ -75,23 +78,27 @@ Status Session::Step(std::span<const int32_t> tokens, LogitsFor logits_for, cons
 }
 
 Status Session::Append(std::span<const int32_t> tokens,
-                       const std::function<void(int32_t done)>& progress) {
+                       const std::function<bool(int32_t done)>& progress) {
   MLA_RETURN_IF_ERROR(CheckRoom(tokens.size()));
   const int32_t before = length();
+  const int32_t known_length = before + static_cast<int32_t>(tokens.size());
   const int64_t vocab = model_.spec().vocab_size;
   for (size_t done = 0; done < tokens.size();) {
     const size_t count = std::min<size_t>(kPrefillChunk, tokens.size() - done);
     const bool last = done + count == tokens.size();
     if (last) logits_.resize(vocab);
     const Tensor logits(last ? logits_.data() : nullptr, DType::kF32, {1, vocab});
-    const Status status =
-        Step(tokens.subspan(done, count), last ? LogitsFor::kLast : LogitsFor::kNone, logits);
+    Status status = Step(tokens.subspan(done, count), known_length,
+                         last ? LogitsFor::kLast : LogitsFor::kNone, logits);
+    done += count;
+    if (status.ok() && progress && !progress(static_cast<int32_t>(done))) {
+      status = Error{ErrorCode::kCancelled,
+                     Concat("stopped after ", done, " of ", tokens.size(), " tokens")};
+    }
     if (!status.ok()) {
       if (length() != before) Truncate(before);
       return status;
     }
-    done += count;
-    if (progress) progress(static_cast<int32_t>(done));
   }
   return {};
 }
@@ -99,6 +106,7 @@ Status Session::Append(std::span<const int32_t> tokens,
 Status Session::Score(std::span<const int32_t> tokens, const LogitsSink& sink) {
   MLA_RETURN_IF_ERROR(CheckRoom(tokens.size()));
   const int32_t before = length();
+  const int32_t known_length = before + static_cast<int32_t>(tokens.size());
   const int64_t vocab = model_.spec().vocab_size;
   // Bounds the logits in memory as well: a vocabulary can be far wider than the hidden state.
   const auto chunk =
@@ -107,7 +115,7 @@ Status Session::Score(std::span<const int32_t> tokens, const LogitsSink& sink) {
   for (size_t done = 0; done < tokens.size();) {
     const size_t count = std::min(chunk, tokens.size() - done);
     const Tensor rows(logits.data(), DType::kF32, {static_cast<int64_t>(count), vocab});
-    Status status = Step(tokens.subspan(done, count), LogitsFor::kAll, rows);
+    Status status = Step(tokens.subspan(done, count), known_length, LogitsFor::kAll, rows);
     if (status.ok()) status = sink(rows);
     if (!status.ok()) {
       Truncate(before);

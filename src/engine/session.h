@@ -22,7 +22,7 @@ struct SessionOptions {
   std::optional<DType> kv_dtype;  // default: f32 in f32 mode, bf16 in bf16 mode
   int32_t page_size = 64;         // tokens per page of the cache, 1 to 256
   AttentionForm form = AttentionForm::kAuto;
-  // Default: bf16 where the hardware has bf16 dot products and the weights are bf16, else f32.
+  // Default: bf16 where the CPU has bf16 dot products and weights are bf16 or quantised, else f32.
   std::optional<ComputeMode> compute;
   int threads = 0;  // 0: as many as the CPUs this process may use
 };
@@ -39,9 +39,10 @@ class Session {
   static Result<std::unique_ptr<Session>> Create(const Model& model, const SessionOptions& options);
 
   // Runs `tokens` (in chunks), after which logits() are those of the last one. `progress`, if set,
-  // is told the number of tokens done after each chunk. On error the session is as before.
+  // is told the number of tokens done after each chunk; it returns false to stop: kCancelled. On
+  // error the session is as before.
   Status Append(std::span<const int32_t> tokens,
-                const std::function<void(int32_t done)>& progress = nullptr);
+                const std::function<bool(int32_t done)>& progress = nullptr);
 
   // As Append, and hands the logits of each chunk's tokens, [n, vocab] f32, to `sink` in order;
   // logits() is not updated.
@@ -65,7 +66,9 @@ class Session {
   Session(const Model& model, std::unique_ptr<KvCache> cache, int32_t context, ComputeMode mode,
           AttentionForm form, int threads);
   Status CheckRoom(size_t tokens) const;
-  Status Step(std::span<const int32_t> tokens, LogitsFor logits_for, const Tensor& logits);
+  // `known_length`: what the sequence reaches with all the chunks of this call.
+  Status Step(std::span<const int32_t> tokens, int32_t known_length, LogitsFor logits_for,
+              const Tensor& logits);
 
   const Model& model_;
   std::unique_ptr<KvCache> cache_;

@@ -109,6 +109,22 @@ Status Checkpoint::AddFile(const std::string& path) {
   return {};
 }
 
+Result<Checkpoint> Checkpoint::FromGguf(GgufFile file, std::vector<StoredTensor> tensors,
+                                        std::vector<std::unique_ptr<std::byte[]>> converted) {
+  Checkpoint checkpoint;
+  checkpoint.gguf_tensors_ = std::move(tensors);
+  for (const StoredTensor& tensor : checkpoint.gguf_tensors_) {
+    if (!checkpoint.by_name_.emplace(tensor.name, Place{&tensor, 0}).second) {
+      return CorruptFile(file.path(), ": two tensors are ", Quote(tensor.name));
+    }
+    checkpoint.tensors_.push_back(&tensor);
+    checkpoint.data_bytes_ += std::ssize(tensor.data);
+  }
+  checkpoint.gguf_ = std::move(file);
+  checkpoint.converted_ = std::move(converted);
+  return checkpoint;
+}
+
 const StoredTensor* Checkpoint::Find(std::string_view name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : found->second.tensor;
@@ -116,6 +132,7 @@ const StoredTensor* Checkpoint::Find(std::string_view name) const {
 
 void Checkpoint::Prefetch() const {
   for (const SafetensorsFile& file : files_) file.Prefetch();
+  if (gguf_) gguf_->Prefetch();
 }
 
 }  // namespace mla

@@ -1,14 +1,19 @@
-// The weights of a model: one safetensors file, or shards with an index.
+// The weights of a model: one safetensors file, or shards with an index; or tensors of another
+// file.
 #ifndef MLA_IO_CHECKPOINT_H_
 #define MLA_IO_CHECKPOINT_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "io/gguf.h"
 #include "io/safetensors.h"
 #include "mla/result.h"
 
@@ -24,17 +29,26 @@ class Checkpoint {
   // shards, a tensor that the index places where it is not; and what SafetensorsFile refuses.
   static Result<Checkpoint> Open(const std::string& path);
 
+  // Tensors of a GGUF file under names of our own; they point into the file or into `converted`.
+  // kCorruptFile if two have one name.
+  static Result<Checkpoint> FromGguf(GgufFile file, std::vector<StoredTensor> tensors,
+                                     std::vector<std::unique_ptr<std::byte[]>> converted);
+
   const StoredTensor* Find(std::string_view name) const;  // null: no such tensor
   const std::vector<const StoredTensor*>& tensors() const { return tensors_; }  // by file and place
-  std::span<const SafetensorsFile> files() const { return files_; }
-  int64_t data_bytes() const { return data_bytes_; }  // of all tensors
-  void Prefetch() const;                              // see MappedFile
+  std::span<const SafetensorsFile> files() const { return files_; }             // empty: GGUF
+  const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }            // null: safetensors
+  int64_t data_bytes() const { return data_bytes_; }                            // of all tensors
+  void Prefetch() const;                                                        // see MappedFile
 
  private:
   Checkpoint() = default;
   Status AddFile(const std::string& path);
 
   std::vector<SafetensorsFile> files_;
+  std::optional<GgufFile> gguf_;
+  std::vector<StoredTensor> gguf_tensors_;
+  std::vector<std::unique_ptr<std::byte[]>> converted_;
   std::vector<const StoredTensor*> tensors_;
   struct Place {
     const StoredTensor* tensor;

@@ -217,6 +217,22 @@ Result<std::vector<int64_t>> ConfigReader::GetInts(std::string_view key, int64_t
   return numbers;
 }
 
+Result<std::vector<double>> ConfigReader::GetFloats(std::string_view key, double min,
+                                                    double max) const {
+  const json* value = Find(key);
+  if (value == nullptr) return std::vector<double>();
+  if (!value->is_array()) return BadValue(key, "a list of numbers");
+  std::vector<double> numbers;
+  for (const json& item : *value) {
+    if (!item.is_number() || !(item.get<double>() >= min && item.get<double>() <= max)) {
+      return CorruptFile(prefix_, key, "[", numbers.size(), "] is ", DescribeJson(item),
+                         ", want a number from ", min, " to ", max);
+    }
+    numbers.push_back(item.get<double>());
+  }
+  return numbers;
+}
+
 Result<std::vector<std::string>> ConfigReader::GetStrings(std::string_view key) const {
   const json* value = Find(key);
   if (value == nullptr) return std::vector<std::string>();

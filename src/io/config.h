@@ -63,6 +63,9 @@ class ConfigReader {
   // An integer or a list of integers (eos_token_id); missing or null gives an empty list.
   Result<std::vector<int64_t>> GetInts(std::string_view key, int64_t min, int64_t max) const;
 
+  // A list of numbers; missing or null gives an empty list.
+  Result<std::vector<double>> GetFloats(std::string_view key, double min, double max) const;
+
   // A list of strings (architectures); missing or null gives an empty list.
   Result<std::vector<std::string>> GetStrings(std::string_view key) const;
 

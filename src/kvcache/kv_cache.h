@@ -3,8 +3,9 @@
 // one page list.
 //
 // An MLA layer has one component, "latent": kv_lora_rank + qk_rope_head_dim numbers per token
-// ([c_kv ; k_pe], k_pe after RoPE, in the checkpoint's element order) and nothing else. An MHA, GQA
-// or MQA layer has "k" and "v", kv_heads * head_dim numbers each.
+// ([c_kv ; k_pe], k_pe after RoPE, in the checkpoint's element order) and nothing else; one that
+// chooses the tokens it attends to has its indexer's keys beside it, "index_k". An MHA, GQA or MQA
+// layer has "k" and "v", kv_heads * head_dim numbers each.
 #ifndef MLA_KVCACHE_KV_CACHE_H_
 #define MLA_KVCACHE_KV_CACHE_H_
 

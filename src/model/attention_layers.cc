@@ -1,6 +1,9 @@
+#include <algorithm>
+
 #include "mla/attention.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
+#include "mla/sparse.h"
 #include "model/layers.h"
 
 namespace mla {
@@ -30,25 +33,34 @@ Status AddProjection(const LinearWeight& o, const ConstTensor& x, const Tensor& 
   return Linear({.x = x, .targets = {&target, 1}, .accumulate = true}, context);
 }
 
-// q [tokens, heads * (d_n + d_r)] and kv [tokens, r + d_r], both before RoPE, c_kv normed.
+// RMSNorm of a latent, times its factor, in place.
+Status NormLatent(const MlaSpec& spec, const Tensor& latent, const ConstTensor& w, float scale,
+                  const Context& context) {
+  MLA_RETURN_IF_ERROR(
+      RmsNorm({.x = latent, .w = w, .eps = spec.latent_norm_eps, .y = latent}, context));
+  if (scale == 1) return {};
+  return Scale({.x = latent, .scale = scale, .y = latent}, context);
+}
+
+// q [tokens, heads * (d_n + d_r)] and kv [tokens, r + d_r], both before RoPE, c_kv normed. q_latent
+// [tokens, q_lora_rank], unless that is 0: normed.
 Status ProjectMla(const MlaSpec& spec, const MlaWeights& weights, const ConstTensor& x,
-                  const Tensor& q, const Tensor& kv, const StepContext& step) {
+                  const Tensor& q, const Tensor& q_latent, const Tensor& kv,
+                  const StepContext& step) {
   const LinearTarget kv_target{weights.kv_a.w, weights.kv_a.bias, kv};
   if (spec.q_lora_rank == 0) {
     const LinearTarget targets[] = {{weights.q.w, weights.q.bias, q}, kv_target};
     MLA_RETURN_IF_ERROR(Linear({.x = x, .targets = targets}, step.context));
   } else {
-    const Tensor q_a = NewTensor(step.workspace, {x.dim(0), spec.q_lora_rank});
-    const LinearTarget targets[] = {{weights.q_a.w, weights.q_a.bias, q_a}, kv_target};
+    const LinearTarget targets[] = {{weights.q_a.w, weights.q_a.bias, q_latent}, kv_target};
     MLA_RETURN_IF_ERROR(Linear({.x = x, .targets = targets}, step.context));
-    MLA_RETURN_IF_ERROR(RmsNorm(
-        {.x = q_a, .w = weights.q_a_norm, .eps = spec.latent_norm_eps, .y = q_a}, step.context));
+    MLA_RETURN_IF_ERROR(
+        NormLatent(spec, q_latent, weights.q_a_norm, spec.q_latent_scale, step.context));
     const LinearTarget q_target{weights.q_b.w, weights.q_b.bias, q};
-    MLA_RETURN_IF_ERROR(Linear({.x = q_a, .targets = {&q_target, 1}}, step.context));
+    MLA_RETURN_IF_ERROR(Linear({.x = q_latent, .targets = {&q_target, 1}}, step.context));
   }
-  const Tensor c_kv = kv.Slice(1, 0, spec.shape.kv_lora_rank);
-  return RmsNorm({.x = c_kv, .w = weights.kv_a_norm, .eps = spec.latent_norm_eps, .y = c_kv},
-                 step.context);
+  return NormLatent(spec, kv.Slice(1, 0, spec.shape.kv_lora_rank), weights.kv_a_norm,
+                    spec.kv_latent_scale, step.context);
 }
 
 // One run of sequences in one form: q (before RoPE) -> out [tokens, heads, d_v].
@@ -62,7 +74,35 @@ struct MlaRun {
   Tensor out;  // [tokens, heads, d_v]
 };
 
-Status RunAbsorbed(const MlaRun& run, const StepContext& step) {
+// Absorbed attention of q_lat to the whole sequences, or to what the indexer has chosen of them.
+Status AttendAbsorbed(const MlaRun& run, bool sparse, const PagedBatch& batch, const Tensor& q_lat,
+                      const Tensor& o_lat, const StepContext& step) {
+  const MlaShape& s = run.spec.shape;
+  if (sparse) {
+    const int32_t top_k = run.spec.indexer->top_k;
+    const ConstTensor all(step.selection->data(), DType::kI32, {step.batch.num_tokens(), top_k});
+    const int64_t begin = run.batch.cu_q[0];
+    MlaSparseArgs args;
+    args.q = q_lat;
+    args.cache = run.latent;
+    args.indices = all.Slice(0, begin, begin + q_lat.dim(0));
+    args.batch = batch;
+    args.kv_lora_rank = s.kv_lora_rank;
+    args.scale = run.spec.scale;
+    args.out = o_lat;
+    return MlaSparse(args, step.context);
+  }
+  MlaAbsorbedArgs args;
+  args.q = q_lat;
+  args.cache = run.latent;
+  args.batch = batch;
+  args.kv_lora_rank = s.kv_lora_rank;
+  args.scale = run.spec.scale;
+  args.out = o_lat;
+  return MlaAbsorbed(args, step.context);
+}
+
+Status RunAbsorbed(const MlaRun& run, bool sparse, const StepContext& step) {
   const MlaShape& s = run.spec.shape;
   const int64_t begin = run.batch.cu_q[0];
   const int64_t end = run.batch.cu_q[run.batch.num_seqs];
@@ -84,15 +124,9 @@ Status RunAbsorbed(const MlaRun& run, const StepContext& step) {
   // The operator's tokens are this run's alone: its offsets start at 0.
   std::vector<int32_t> cu_q(run.batch.cu_q, run.batch.cu_q + run.batch.num_seqs + 1);
   for (int32_t& offset : cu_q) offset -= static_cast<int32_t>(begin);
-  MlaAbsorbedArgs args;
-  args.q = all_q_lat;
-  args.cache = run.latent;
-  args.batch = run.batch;
-  args.batch.cu_q = cu_q.data();
-  args.kv_lora_rank = s.kv_lora_rank;
-  args.scale = run.spec.scale;
-  args.out = all_o_lat;
-  MLA_RETURN_IF_ERROR(MlaAbsorbed(args, step.context));
+  PagedBatch batch = run.batch;
+  batch.cu_q = cu_q.data();
+  MLA_RETURN_IF_ERROR(AttendAbsorbed(run, sparse, batch, all_q_lat, all_o_lat, step));
   return HeadLinear({.x = all_o_lat, .w = run.weights.w_uv, .y = run.out.Slice(0, begin, end)},
                     step.context);
 }
@@ -119,14 +153,117 @@ Status RunExpanded(const MlaRun& run, const StepContext& step) {
   return MlaExpanded(args, step.context);
 }
 
-MlaForm FormOf(const MlaSpec& spec, const StepContext& step, int32_t seq) {
+// k [tokens, heads * (d_n + d_r)] and v [tokens, heads * d_v] of the new tokens, from their
+// latents.
+Status ExpandHeads(const MlaSpec& spec, const MlaWeights& weights, const Tensor& kv,
+                   const Tensor& k, const Tensor& v, const StepContext& step) {
+  const MlaShape& s = spec.shape;
+  const int64_t d_k = s.qk_nope_head_dim + s.qk_rope_head_dim;
+  std::vector<LinearTarget> targets;
+  for (int64_t h = 0; h < s.heads; ++h) {
+    const auto matrix = [h](const ConstTensor& w) {
+      const ConstTensor head = w.Slice(0, h, h + 1);
+      return ConstTensor(head.data(), w.dtype(), {w.dim(1), w.dim(2)}, {w.stride(1), w.stride(2)},
+                         w.device());
+    };
+    targets.push_back(
+        {matrix(weights.w_uk), {}, k.Slice(1, h * d_k, h * d_k + s.qk_nope_head_dim)});
+    targets.push_back(
+        {matrix(weights.w_uv), {}, v.Slice(1, h * s.v_head_dim, (h + 1) * s.v_head_dim)});
+  }
+  MLA_RETURN_IF_ERROR(
+      Linear({.x = kv.Slice(1, 0, s.kv_lora_rank), .targets = targets}, step.context));
+  for (int64_t t = 0; t < kv.dim(0); ++t) {
+    const float* k_pe = kv.as<float>() + t * kv.stride(0) + s.kv_lora_rank;
+    for (int64_t h = 0; h < s.heads; ++h) {
+      std::copy_n(k_pe, s.qk_rope_head_dim,
+                  k.as<float>() + t * k.stride(0) + h * d_k + s.qk_nope_head_dim);
+    }
+  }
+  return {};
+}
+
+// The layer as plain MHA: keys and values of all heads go into the cache, and the Gqa operator
+// attends to them. q [tokens, heads * (d_n + d_r)] before RoPE; kv [tokens, r + d_r] after it.
+Status RunFullHeads(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
+                    const ConstTensor& turns, const Tensor& q, const Tensor& kv, const Tensor& out,
+                    const StepContext& step) {
+  const MlaShape& s = spec.shape;
+  const int64_t d_k = s.qk_nope_head_dim + s.qk_rope_head_dim;
+  const Tensor k = NewTensor(step.workspace, {kv.dim(0), s.heads * d_k});
+  const Tensor v = NewTensor(step.workspace, {kv.dim(0), int64_t{s.heads} * s.v_head_dim});
+  MLA_RETURN_IF_ERROR(ExpandHeads(spec, weights, kv, k, v, step));
+  const Tensor q_heads = AsHeads(q, s.heads);
+  const Tensor q_pe = q_heads.Slice(2, s.qk_nope_head_dim, d_k);
+  MLA_RETURN_IF_ERROR(
+      Rope({.x = q_pe, .turns = turns, .pairing = spec.rope->pairing, .y = q_pe}, step.context));
+  const Tensor k_pages = step.cache.Component(layer, 0);
+  const Tensor v_pages = step.cache.Component(layer, 1);
+  MLA_RETURN_IF_ERROR(
+      CacheWrite({.x = k, .slots = step.batch.slots, .cache = AsSlots(k_pages)}, step.context));
+  MLA_RETURN_IF_ERROR(
+      CacheWrite({.x = v, .slots = step.batch.slots, .cache = AsSlots(v_pages)}, step.context));
+  const auto with_heads = [&](const Tensor& pages, int64_t dim) {
+    return Tensor(pages.data(), pages.dtype(), {pages.dim(0), pages.dim(1), s.heads, dim});
+  };
+  GqaArgs args;
+  args.q = q_heads;
+  args.k_cache = with_heads(k_pages, d_k);
+  args.v_cache = with_heads(v_pages, s.v_head_dim);
+  args.batch = step.batch.Paged(0, step.batch.num_seqs());
+  args.scale = spec.scale;
+  args.out = out;
+  if (step.attention_observer != nullptr) (*step.attention_observer)(layer, args);
+  return Gqa(args, step.context);
+}
+
+// How one sequence attends.
+enum class RunKind { kAbsorbed, kExpanded, kSparse };
+
+RunKind KindOf(const MlaSpec& spec, const StepContext& step, int32_t seq) {
+  // The tokens chosen differ from query to query: expanding them would serve each query once.
+  if (spec.indexer && IsSparse(*spec.indexer, step, seq)) return RunKind::kSparse;
   switch (step.form) {
-    case AttentionForm::kAbsorbed: return MlaForm::kAbsorbed;
-    case AttentionForm::kExpanded: return MlaForm::kExpanded;
-    case AttentionForm::kAuto: break;
+    case AttentionForm::kAbsorbed: return RunKind::kAbsorbed;
+    case AttentionForm::kExpanded: return RunKind::kExpanded;
+    case AttentionForm::kAuto:
+    case AttentionForm::kMha: break;
   }
   const StepBatch& batch = step.batch;
-  return ChooseMlaForm(spec.shape, batch.cu_q[seq + 1] - batch.cu_q[seq], batch.kv_lens[seq]);
+  const MlaForm form =
+      ChooseMlaForm(spec.shape, batch.cu_q[seq + 1] - batch.cu_q[seq], batch.kv_lens[seq]);
+  return form == MlaForm::kAbsorbed ? RunKind::kAbsorbed : RunKind::kExpanded;
+}
+
+// q (before RoPE) over the cached latents -> out. Neighbouring sequences of one kind go into one
+// call.
+Status AttendLatent(const MlaSpec& spec, const MlaWeights& weights, const Tensor& latent,
+                    const ConstTensor& turns, const Tensor& q, const Tensor& out,
+                    const StepContext& step) {
+  for (int32_t begin = 0; begin < step.batch.num_seqs();) {
+    const RunKind kind = KindOf(spec, step, begin);
+    int32_t end = begin + 1;
+    while (end < step.batch.num_seqs() && KindOf(spec, step, end) == kind) ++end;
+    const MlaRun run{spec, weights, latent, turns, step.batch.Paged(begin, end), q, out};
+    MLA_RETURN_IF_ERROR(kind == RunKind::kExpanded
+                            ? RunExpanded(run, step)
+                            : RunAbsorbed(run, kind == RunKind::kSparse, step));
+    begin = end;
+  }
+  return {};
+}
+
+// MHA attends to every token: a model that chooses tokens cannot be run as it.
+Status CheckMhaForm(const MlaSpec& spec, const StepContext& step) {
+  if (!spec.indexer) return {};
+  for (int32_t s = 0; s < step.batch.num_seqs(); ++s) {
+    if (IsSparse(*spec.indexer, step, s)) {
+      return Unsupported("a sequence of ", step.batch.kv_lens[s],
+                         " tokens cannot be run as plain MHA: the model attends to ",
+                         spec.indexer->top_k, " chosen ones");
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -141,27 +278,31 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
   const Tensor q = NewTensor(
       step.workspace, {tokens, int64_t{s.heads} * (s.qk_nope_head_dim + s.qk_rope_head_dim)});
   const Tensor kv = NewTensor(step.workspace, {tokens, latent_dim});
-  MLA_RETURN_IF_ERROR(ProjectMla(spec, weights, x, q, kv, step));
+  Tensor q_latent;
+  if (spec.q_lora_rank > 0) q_latent = NewTensor(step.workspace, {tokens, spec.q_lora_rank});
+  MLA_RETURN_IF_ERROR(ProjectMla(spec, weights, x, q, q_latent, kv, step));
   const Tensor k_pe = AsHeads(kv.Slice(1, s.kv_lora_rank, latent_dim), 1);
   MLA_RETURN_IF_ERROR(
       Rope({.x = k_pe, .turns = turns, .pairing = spec.rope->pairing, .y = k_pe}, step.context));
+  const Tensor out = NewTensor(step.workspace, {tokens, s.heads, s.v_head_dim});
+  const Tensor flat(out.data(), DType::kF32, {tokens, int64_t{s.heads} * s.v_head_dim});
+  const std::string& component = step.cache.options().layers[layer][0].name;
+  if ((step.form == AttentionForm::kMha) != (component == "k")) {
+    return InvalidArgument("the cache of layer ", layer, " begins with ", component,
+                           ", which this form of attention does not use: make the cache for it");
+  }
+  if (step.form == AttentionForm::kMha) {
+    MLA_RETURN_IF_ERROR(CheckMhaForm(spec, step));
+    MLA_RETURN_IF_ERROR(RunFullHeads(spec, weights, layer, turns, q, kv, out, step));
+    return AddProjection(weights.o, flat, hidden, step.context);
+  }
   const Tensor latent = step.cache.Component(layer, 0);
   MLA_RETURN_IF_ERROR(
       CacheWrite({.x = kv, .slots = step.batch.slots, .cache = AsSlots(latent)}, step.context));
-
-  const Tensor out = NewTensor(step.workspace, {tokens, s.heads, s.v_head_dim});
-  // Neighbouring sequences that take the same form go into one call.
-  for (int32_t begin = 0; begin < step.batch.num_seqs();) {
-    const MlaForm form = FormOf(spec, step, begin);
-    int32_t end = begin + 1;
-    while (end < step.batch.num_seqs() && FormOf(spec, step, end) == form) ++end;
-    const MlaRun run{
-        spec, weights, latent, turns, step.batch.Paged(begin, end), AsHeads(q, s.heads), out};
-    MLA_RETURN_IF_ERROR(form == MlaForm::kAbsorbed ? RunAbsorbed(run, step)
-                                                   : RunExpanded(run, step));
-    begin = end;
+  if (weights.indexer) {
+    MLA_RETURN_IF_ERROR(RunIndexer(spec, *weights.indexer, layer, turns, x, q_latent, step));
   }
-  const Tensor flat(out.data(), DType::kF32, {tokens, int64_t{s.heads} * s.v_head_dim});
+  MLA_RETURN_IF_ERROR(AttendLatent(spec, weights, latent, turns, AsHeads(q, s.heads), out, step));
   return AddProjection(weights.o, flat, hidden, step.context);
 }
 
@@ -179,6 +320,14 @@ Status RunGqa(const GqaSpec& spec, const GqaWeights& weights, size_t layer,
                                   {weights.k.w, weights.k.bias, k},
                                   {weights.v.w, weights.v.bias, v}};
   MLA_RETURN_IF_ERROR(Linear({.x = x, .targets = targets}, step.context));
+  if (spec.qk_norm_eps) {
+    const auto norm_heads = [&](const Tensor& t, const ConstTensor& w) {
+      const Tensor heads(t.data(), t.dtype(), {t.num_elements() / spec.head_dim, spec.head_dim});
+      return RmsNorm({.x = heads, .w = w, .eps = *spec.qk_norm_eps, .y = heads}, step.context);
+    };
+    MLA_RETURN_IF_ERROR(norm_heads(q, weights.q_norm));
+    MLA_RETURN_IF_ERROR(norm_heads(k, weights.k_norm));
+  }
   for (const Tensor& rotated : {AsHeads(q, spec.heads), AsHeads(k, spec.kv_heads)}) {
     MLA_RETURN_IF_ERROR(Rope(
         {.x = rotated, .turns = turns, .pairing = spec.rope->pairing, .y = rotated}, step.context));
@@ -202,6 +351,7 @@ Status RunGqa(const GqaSpec& spec, const GqaWeights& weights, size_t layer,
   args.batch = step.batch.Paged(0, step.batch.num_seqs());
   args.scale = spec.scale;
   args.out = AsHeads(out, spec.heads);
+  if (step.attention_observer != nullptr) (*step.attention_observer)(layer, args);
   MLA_RETURN_IF_ERROR(Gqa(args, step.context));
   return AddProjection(weights.o, out, hidden, step.context);
 }

@@ -19,6 +19,7 @@ StepBatch BuildBatch(std::span<const SequenceInput> sequences, int32_t page_size
     }
     batch.cu_q.push_back(static_cast<int32_t>(batch.ids.size()));
     batch.kv_lens.push_back(cache.length());
+    batch.known_lens.push_back(std::max(cache.length(), sequence.known_length));
     batch.page_table_stride =
         std::max(batch.page_table_stride, static_cast<int64_t>(cache.pages().size()));
   }

@@ -15,6 +15,9 @@ namespace mla {
 struct SequenceInput {
   CachedSequence* cache = nullptr;
   std::span<const int32_t> tokens;  // ids
+  // The length the sequence is known to reach, if this step is a part of it: LongRoPE models turn
+  // a prompt by its whole length. 0: the length after this step.
+  int32_t known_length = 0;
 };
 
 // Built after the caches have been extended by the new tokens.
@@ -24,6 +27,7 @@ struct StepBatch {
   std::vector<int64_t> slots;       // [tokens]: where each token's cache rows go
   std::vector<int32_t> cu_q;        // [num_seqs + 1]
   std::vector<int32_t> kv_lens;     // [num_seqs], the new tokens included
+  std::vector<int32_t> known_lens;  // [num_seqs], at least kv_lens
   std::vector<int32_t> page_table;  // [num_seqs, page_table_stride]; -1 past the end
   int64_t page_table_stride = 0;
   int32_t page_size = 0;

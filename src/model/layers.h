@@ -3,10 +3,13 @@
 #ifndef MLA_MODEL_LAYERS_H_
 #define MLA_MODEL_LAYERS_H_
 
+#include <functional>
 #include <span>
+#include <vector>
 
 #include "base/workspace.h"
 #include "kvcache/kv_cache.h"
+#include "mla/attention.h"
 #include "mla/context.h"
 #include "mla/result.h"
 #include "mla/tensor.h"
@@ -16,8 +19,14 @@
 
 namespace mla {
 
-// Which form of MLA runs: per sequence by cost, or one for all.
-enum class AttentionForm { kAuto, kAbsorbed, kExpanded };
+// Which form of MLA runs: per sequence by cost, or one for all. kMha is the model run as plain
+// multi-head attention, to compare: keys and values of every head are computed once and cached
+// (CacheSpecs with the same argument), and no latent is.
+enum class AttentionForm { kAuto, kAbsorbed, kExpanded, kMha };
+
+// Sees the arguments of each layer's Gqa call, just before it: for MHA, GQA and MQA models, and for
+// MLA ones under kMha.
+using AttentionObserver = std::function<void(size_t layer, const GqaArgs& args)>;
 
 // What all layers of a step share.
 struct StepContext {
@@ -26,6 +35,9 @@ struct StepContext {
   const Context& context;
   Workspace& workspace;
   AttentionForm form = AttentionForm::kAuto;
+  const AttentionObserver* attention_observer = nullptr;
+  // [tokens, top_k]: what the last layer with an indexer has chosen, kept for those that reuse it.
+  std::vector<int32_t>* selection = nullptr;
 };
 
 // A contiguous f32 buffer from the workspace, valid until the enclosing Scope ends.
@@ -43,6 +55,18 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
 Status RunGqa(const GqaSpec& spec, const GqaWeights& weights, size_t layer,
               const ConstTensor& turns, const ConstTensor& x, const Tensor& hidden,
               const StepContext& step);
+
+// The sequence attends to fewer tokens than it has.
+inline bool IsSparse(const IndexerSpec& spec, const StepContext& step, int32_t seq) {
+  return step.batch.kv_lens[seq] > spec.top_k;
+}
+
+// Caches the indexer keys of the step's tokens and, for the sequences that are sparse, chooses
+// tokens into step.selection. x [tokens, hidden]: the layer's normed input. q_latent [tokens,
+// q_lora_rank]: the query's normed latent. `turns` as in RunMla.
+Status RunIndexer(const MlaSpec& spec, const IndexerWeights& weights, size_t layer,
+                  const ConstTensor& turns, const ConstTensor& x, const ConstTensor& q_latent,
+                  const StepContext& step);
 
 // x [tokens, hidden]: normed input. hidden: += the MLP's output.
 Status RunDenseMlp(const DenseMlpWeights& weights, const ConstTensor& x, const Tensor& hidden,

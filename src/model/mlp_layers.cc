@@ -30,6 +30,19 @@ ExpertRows SortByExpert(std::span<const int32_t> experts, int32_t num_experts, i
   return sorted;
 }
 
+// x [rows, hidden], sorted by expert: in the experts' input, out their output.
+Status RunExperts(const MoeSpec& spec, const MoeWeights& weights, std::span<const int32_t> offsets,
+                  const Tensor& x, const StepContext& step) {
+  const Tensor gate = NewTensor(step.workspace, {x.dim(0), spec.intermediate});
+  const Tensor up = NewTensor(step.workspace, {x.dim(0), spec.intermediate});
+  const GroupedTarget in_targets[] = {{weights.gate, gate}, {weights.up, up}};
+  MLA_RETURN_IF_ERROR(
+      GroupedLinear({.x = x, .offsets = offsets, .targets = in_targets}, step.context));
+  MLA_RETURN_IF_ERROR(SiluMul({.gate = gate, .up = up, .y = gate}, step.context));
+  const GroupedTarget out_target{weights.down, x};
+  return GroupedLinear({.x = gate, .offsets = offsets, .targets = {&out_target, 1}}, step.context);
+}
+
 }  // namespace
 
 Status RunDenseMlp(const DenseMlpWeights& weights, const ConstTensor& x, const Tensor& hidden,
@@ -49,8 +62,9 @@ Status RunMoe(const MoeSpec& spec, const MoeWeights& weights, const ConstTensor&
               const Tensor& hidden, const StepContext& step) {
   const int64_t tokens = x.dim(0);
   const int64_t rows = tokens * spec.top_k;
+  const int32_t routed = spec.num_experts + spec.identity_experts;
   const Workspace::Scope scope(step.workspace);
-  const Tensor logits = NewTensor(step.workspace, {tokens, spec.num_experts});
+  const Tensor logits = NewTensor(step.workspace, {tokens, routed});
   // In fp32 whatever the mode: a rounded logit could choose another expert.
   Context exact = step.context;
   exact.compute = ComputeMode::kF32;
@@ -71,20 +85,14 @@ Status RunMoe(const MoeSpec& spec, const MoeWeights& weights, const ConstTensor&
                              .experts = experts,
                              .weights = expert_weights},
                             step.context));
-  const ExpertRows sorted = SortByExpert(experts, spec.num_experts, spec.top_k);
+  const ExpertRows sorted = SortByExpert(experts, routed, spec.top_k);
 
   const Tensor sorted_x = NewTensor(step.workspace, {rows, x.dim(1)});
-  const Tensor gate = NewTensor(step.workspace, {rows, spec.intermediate});
-  const Tensor up = NewTensor(step.workspace, {rows, spec.intermediate});
   MLA_RETURN_IF_ERROR(GatherRows({.x = x, .rows = sorted.tokens, .y = sorted_x}, step.context));
-  const GroupedTarget in_targets[] = {{weights.gate, gate}, {weights.up, up}};
-  MLA_RETURN_IF_ERROR(GroupedLinear(
-      {.x = sorted_x, .offsets = sorted.offsets, .targets = in_targets}, step.context));
-  MLA_RETURN_IF_ERROR(SiluMul({.gate = gate, .up = up, .y = gate}, step.context));
-  // The gathered input is no longer needed: its buffer takes the experts' outputs.
-  const GroupedTarget out_target{weights.down, sorted_x};
-  MLA_RETURN_IF_ERROR(GroupedLinear(
-      {.x = gate, .offsets = sorted.offsets, .targets = {&out_target, 1}}, step.context));
+  // The rows of identity experts come last and are their own output.
+  const std::span<const int32_t> offsets(sorted.offsets.data(), spec.num_experts + 1);
+  MLA_RETURN_IF_ERROR(
+      RunExperts(spec, weights, offsets, sorted_x.Slice(0, 0, offsets.back()), step));
   MLA_RETURN_IF_ERROR(CombineExperts(
       {.x = sorted_x, .rows = sorted.rows, .weights = expert_weights, .y = hidden}, step.context));
   if (weights.shared) return RunDenseMlp(*weights.shared, x, hidden, step);

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "mla/elementwise.h"
 #include "mla/linear.h"
 #include "model/families/registry.h"
+#include "model/gguf_model.h"
 
 namespace mla {
 namespace {
@@ -42,16 +44,31 @@ class RopeTables {
     if (const auto found = tables_.find(&rope); found != tables_.end()) return found->second;
     const Tensor turns = NewTensor(
         step_.workspace, {step_.batch.num_tokens(), 2, static_cast<int64_t>(rope.inv_freq.size())});
-    MLA_RETURN_IF_ERROR(RopeTable({.positions = step_.batch.positions,
-                                   .inv_freq = rope.inv_freq,
-                                   .magnitude = rope.magnitude,
-                                   .turns = turns},
-                                  step_.context));
+    if (rope.long_inv_freq.empty()) {
+      MLA_RETURN_IF_ERROR(Fill(rope, rope.inv_freq, 0, step_.batch.num_tokens(), turns));
+    } else {
+      for (int32_t s = 0; s < step_.batch.num_seqs(); ++s) {
+        const bool is_long = step_.batch.known_lens[s] > rope.original_context;
+        MLA_RETURN_IF_ERROR(Fill(rope, is_long ? rope.long_inv_freq : rope.inv_freq,
+                                 step_.batch.cu_q[s], step_.batch.cu_q[s + 1], turns));
+      }
+    }
     tables_.emplace(&rope, turns);
     return ConstTensor(turns);
   }
 
  private:
+  // Tokens [begin, end) of the table.
+  Status Fill(const RopeSpec& rope, const std::vector<float>& inv_freq, int64_t begin, int64_t end,
+              const Tensor& turns) {
+    const std::span<const int32_t> positions(step_.batch.positions);
+    return RopeTable({.positions = positions.subspan(begin, end - begin),
+                      .inv_freq = inv_freq,
+                      .magnitude = rope.magnitude,
+                      .turns = turns.Slice(0, begin, end)},
+                     step_.context);
+  }
+
   const StepContext& step_;
   std::map<const RopeSpec*, ConstTensor> tables_;
 };
@@ -73,6 +90,87 @@ Status CheckTokens(const ModelSpec& spec, std::span<const SequenceInput> sequenc
   return {};
 }
 
+const RopeSpec& RopeOf(const AttentionSpec& attention) {
+  if (const auto* mla = std::get_if<MlaSpec>(&attention)) return *mla->rope;
+  return *std::get<GqaSpec>(attention).rope;
+}
+
+Status RunAttention(const LayerSpec& layer, const LayerWeights& weights, size_t index,
+                    const ConstTensor& turns, const ConstTensor& x, const Tensor& hidden,
+                    const StepContext& step) {
+  if (const auto* mla = std::get_if<MlaSpec>(&layer.attention)) {
+    return RunMla(*mla, std::get<MlaWeights>(weights.attention), index, turns, x, hidden, step);
+  }
+  return RunGqa(std::get<GqaSpec>(layer.attention), std::get<GqaWeights>(weights.attention), index,
+                turns, x, hidden, step);
+}
+
+Status RunMlp(const LayerSpec& layer, const LayerWeights& weights, const ConstTensor& x,
+              const Tensor& hidden, const StepContext& step) {
+  if (const auto* moe = std::get_if<MoeSpec>(&layer.mlp)) {
+    return RunMoe(*moe, std::get<MoeWeights>(weights.mlp), x, hidden, step);
+  }
+  return RunDenseMlp(std::get<DenseMlpWeights>(weights.mlp), x, hidden, step);
+}
+
+Tensor NewLike(const Tensor& t, const StepContext& step) {
+  return NewTensor(step.workspace, {t.dim(0), t.dim(1)});
+}
+
+void Clear(const Tensor& t) { std::fill_n(t.as<float>(), t.num_elements(), 0.0f); }
+
+// What the halves of a layer add to.
+class ResidualStream {
+ public:
+  ResidualStream(const Tensor& hidden, float scale, const StepContext& step)
+      : hidden_(hidden), scale_(scale), step_(step) {
+    if (scale != 1) added_ = NewLike(hidden, step);
+  }
+
+  // hidden += scale * what run(tensor) adds to the tensor.
+  template <typename Run>
+  Status Add(const Run& run) {
+    if (scale_ == 1) return run(hidden_);
+    Clear(added_);
+    MLA_RETURN_IF_ERROR(run(added_));
+    return Scale({.x = added_, .scale = scale_, .accumulate = true, .y = hidden_}, step_.context);
+  }
+
+ private:
+  Tensor hidden_, added_;
+  float scale_;
+  const StepContext& step_;
+};
+
+// The branch under way, if there is one: a model has one at a time.
+class Branches {
+ public:
+  Branches(const StepContext& step, const Tensor& hidden) : step_(step), hidden_(hidden) {}
+
+  Status Start(const BranchSpec& spec, const MoeWeights& weights, size_t layer,
+               const ConstTensor& x) {
+    MLA_CHECK(!running_, "layer ", layer, " starts a branch before the last has joined");
+    if (!output_.present()) output_ = NewLike(hidden_, step_);
+    Clear(output_);
+    running_ = true;
+    joins_at_ = layer + spec.joins_after;
+    return RunMoe(spec.moe, weights, x, output_, step_);
+  }
+
+  // Adds the output of the branch that ends with layer `layer`.
+  Status Join(size_t layer, float scale) {
+    if (!running_ || layer != joins_at_) return {};
+    running_ = false;
+    return Scale({.x = output_, .scale = scale, .accumulate = true, .y = hidden_}, step_.context);
+  }
+
+ private:
+  const StepContext& step_;
+  Tensor hidden_, output_;
+  bool running_ = false;
+  size_t joins_at_ = 0;
+};
+
 }  // namespace
 
 int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_for) {
@@ -85,13 +183,19 @@ int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_
   return rows;
 }
 
-Result<std::unique_ptr<Model>> Model::Load(const std::string& dir) {
-  MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ReadConfigFile(dir));
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config));
-  MLA_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(dir));
-  std::unique_ptr<Model> model(new Model(std::move(spec), std::move(checkpoint)));
+Result<std::unique_ptr<Model>> Model::Load(const std::string& path) {
+  std::unique_ptr<Model> model;
+  if (IsGgufPath(path)) {
+    MLA_ASSIGN_OR_RETURN(GgufModel gguf, LoadGgufModel(path));
+    model.reset(new Model(std::move(gguf.spec), std::move(gguf.checkpoint)));
+  } else {
+    MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ReadConfigFile(path));
+    MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config));
+    MLA_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
+    model.reset(new Model(std::move(spec), std::move(checkpoint)));
+  }
   Result<ModelWeights> weights = BindWeights(model->spec_, model->checkpoint_);
-  if (!weights.ok()) return CorruptFile(dir, ": ", weights.message());
+  if (!weights.ok()) return CorruptFile(path, ": ", weights.message());
   model->weights_ = *std::move(weights);
   return model;
 }
@@ -108,10 +212,16 @@ Status Model::Forward(const ForwardArgs& args, KvCache& cache, const Context& co
   ScopedWorkspace workspace(context.workspace);
   Context shared = context;  // the operators take their scratch memory from the same workspace
   shared.workspace = &*workspace;
-  const StepContext step{batch, cache, shared, *workspace, args.form};
+  StepContext step{batch, cache, shared, *workspace, args.form};
+  std::vector<int32_t> selection;
+  step.selection = &selection;
+  if (args.attention_observer) step.attention_observer = &args.attention_observer;
   const Tensor hidden = NewTensor(step.workspace, {batch.num_tokens(), spec_.hidden_size});
   MLA_RETURN_IF_ERROR(
       Embedding({.table = weights_.embedding, .ids = batch.ids, .y = hidden}, shared));
+  if (spec_.embedding_scale != 1) {
+    MLA_RETURN_IF_ERROR(Scale({.x = hidden, .scale = spec_.embedding_scale, .y = hidden}, shared));
+  }
   MLA_RETURN_IF_ERROR(RunLayers(args, step, hidden));
   MLA_RETURN_IF_ERROR(WriteLogits(args, step, hidden));
   rollback.Keep();
@@ -122,31 +232,26 @@ Status Model::RunLayers(const ForwardArgs& args, const StepContext& step,
                         const Tensor& hidden) const {
   const Tensor normed = NewTensor(step.workspace, {hidden.dim(0), hidden.dim(1)});
   RopeTables tables(step);
+  ResidualStream stream(hidden, spec_.residual_scale, step);
+  Branches branches(step, hidden);
+  const auto norm = [&](const ConstTensor& w) {
+    return RmsNorm({.x = hidden, .w = w, .eps = spec_.norm_eps, .y = normed}, step.context);
+  };
   for (size_t i = 0; i < spec_.layers.size(); ++i) {
     if (args.observer) args.observer(i, hidden);
     const LayerSpec& layer = spec_.layers[i];
     const LayerWeights& weights = weights_.layers[i];
+    MLA_RETURN_IF_ERROR(norm(weights.attention_norm));
+    MLA_ASSIGN_OR_RETURN(const ConstTensor turns, tables.Get(RopeOf(layer.attention)));
+    MLA_RETURN_IF_ERROR(stream.Add([&](const Tensor& to) {
+      return RunAttention(layer, weights, i, turns, normed, to, step);
+    }));
+    MLA_RETURN_IF_ERROR(norm(weights.mlp_norm));
+    if (layer.branch)
+      MLA_RETURN_IF_ERROR(branches.Start(*layer.branch, *weights.branch, i, normed));
     MLA_RETURN_IF_ERROR(
-        RmsNorm({.x = hidden, .w = weights.attention_norm, .eps = spec_.norm_eps, .y = normed},
-                step.context));
-    if (const auto* mla = std::get_if<MlaSpec>(&layer.attention)) {
-      MLA_ASSIGN_OR_RETURN(const ConstTensor turns, tables.Get(*mla->rope));
-      MLA_RETURN_IF_ERROR(
-          RunMla(*mla, std::get<MlaWeights>(weights.attention), i, turns, normed, hidden, step));
-    } else {
-      const auto& gqa = std::get<GqaSpec>(layer.attention);
-      MLA_ASSIGN_OR_RETURN(const ConstTensor turns, tables.Get(*gqa.rope));
-      MLA_RETURN_IF_ERROR(
-          RunGqa(gqa, std::get<GqaWeights>(weights.attention), i, turns, normed, hidden, step));
-    }
-    MLA_RETURN_IF_ERROR(RmsNorm(
-        {.x = hidden, .w = weights.mlp_norm, .eps = spec_.norm_eps, .y = normed}, step.context));
-    if (const auto* moe = std::get_if<MoeSpec>(&layer.mlp)) {
-      MLA_RETURN_IF_ERROR(RunMoe(*moe, std::get<MoeWeights>(weights.mlp), normed, hidden, step));
-    } else {
-      MLA_RETURN_IF_ERROR(
-          RunDenseMlp(std::get<DenseMlpWeights>(weights.mlp), normed, hidden, step));
-    }
+        stream.Add([&](const Tensor& to) { return RunMlp(layer, weights, normed, to, step); }));
+    MLA_RETURN_IF_ERROR(branches.Join(i, spec_.residual_scale));
   }
   return {};
 }
@@ -171,6 +276,9 @@ Status Model::WriteLogits(const ForwardArgs& args, const StepContext& step,
   }
   MLA_RETURN_IF_ERROR(RmsNorm(
       {.x = rows, .w = weights_.final_norm, .eps = spec_.norm_eps, .y = rows}, step.context));
+  if (spec_.logit_scale != 1) {
+    MLA_RETURN_IF_ERROR(Scale({.x = rows, .scale = spec_.logit_scale, .y = rows}, step.context));
+  }
   const LinearTarget target{weights_.lm_head, {}, args.logits};
   return Linear({.x = rows, .targets = {&target, 1}}, step.context);
 }

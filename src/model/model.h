@@ -15,6 +15,7 @@
 #include "mla/tensor.h"
 #include "model/batch.h"
 #include "model/layers.h"
+#include "model/quantize.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
@@ -34,15 +35,21 @@ struct ForwardArgs {
   // If set: called with (0, embedding), (i, output of layer i), and last with the output of the
   // last layer after the final norm: [tokens, hidden] f32 each, valid during the call.
   std::function<void(size_t layer, const ConstTensor& hidden)> observer;
+  AttentionObserver attention_observer;  // may be empty
 };
 
 int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_for);
 
 class Model {
  public:
-  // Loads a Hugging Face directory: config.json, and the weights, which stay mapped and are not
-  // copied. Errors name the file and what is wrong in it.
-  static Result<std::unique_ptr<Model>> Load(const std::string& dir);
+  // Loads a Hugging Face directory (config.json and safetensors) or a GGUF file. The weights stay
+  // mapped and are not copied (gguf_model.h: exceptions). Errors name the file and what is wrong.
+  static Result<std::unique_ptr<Model>> Load(const std::string& path);
+
+  // Turns weights into block types in memory (quantize.h). Not to be called while the model runs.
+  QuantiseReport Quantise(const QuantiseOptions& options) {
+    return QuantiseWeights(options, weights_);
+  }
 
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }
@@ -62,7 +69,7 @@ class Model {
 
   ModelSpec spec_;
   Checkpoint checkpoint_;
-  ModelWeights weights_;  // views of checkpoint_
+  ModelWeights weights_;  // views of checkpoint_, and memory of its own
 };
 
 }  // namespace mla

@@ -100,6 +100,46 @@ Status ApplyYarn(const ConfigReader& config, const ConfigReader& model, double t
   return {};
 }
 
+// One list of LongRoPE's factors, one for each pair.
+Result<std::vector<float>> ReadFactors(const ConfigReader& config, std::string_view key,
+                                       const std::vector<double>& inv_freq) {
+  MLA_ASSIGN_OR_RETURN(const std::vector<double> factors, config.GetFloats(key, 1e-3, kMaxFactor));
+  if (factors.size() != inv_freq.size()) {
+    return config.BadValue(key, Concat("a list of ", inv_freq.size(), " numbers"));
+  }
+  std::vector<float> divided;
+  for (size_t i = 0; i < factors.size(); ++i) {
+    divided.push_back(static_cast<float>(inv_freq[i] / factors[i]));
+  }
+  return divided;
+}
+
+// LongRoPE, arXiv 2402.13753: each frequency has a factor of its own, in two sets: one up to the
+// original context, one beyond. `factor`, where a config leaves it out, is how far the context has
+// been extended.
+Status ApplyLongRope(const ConfigReader& config, const ConfigReader& model,
+                     const std::vector<double>& inv_freq, RopeSpec& rope) {
+  // Some configs have the original context beside the settings, others in them.
+  const bool inside = config.Has("original_max_position_embeddings");
+  MLA_ASSIGN_OR_RETURN(
+      const int64_t original,
+      (inside ? config : model).GetInt("original_max_position_embeddings", 2, kMaxPositions));
+  MLA_ASSIGN_OR_RETURN(const int64_t context,
+                       model.GetIntOr("max_position_embeddings", original, 1, kMaxPositions));
+  MLA_ASSIGN_OR_RETURN(rope.inv_freq, ReadFactors(config, "short_factor", inv_freq));
+  MLA_ASSIGN_OR_RETURN(rope.long_inv_freq, ReadFactors(config, "long_factor", inv_freq));
+  rope.original_context = static_cast<int32_t>(original);
+  const double extension = static_cast<double>(context) / static_cast<double>(original);
+  MLA_ASSIGN_OR_RETURN(const double factor,
+                       config.GetFloatOr("factor", extension, 1e-6, kMaxFactor));
+  MLA_ASSIGN_OR_RETURN(const auto attention_factor,
+                       config.GetOptionalFloat("attention_factor", 1e-6, kMaxFactor));
+  const double derived =
+      factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(static_cast<double>(original)));
+  rope.magnitude = static_cast<float>(attention_factor.value_or(derived));
+  return {};
+}
+
 // The object that holds the rope settings, if there is one.
 Result<std::optional<ConfigReader>> RopeObject(const ConfigReader& config) {
   if (config.Has("rope_parameters")) return config.GetOptionalObject("rope_parameters");
@@ -131,9 +171,12 @@ Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing
       MLA_RETURN_IF_ERROR(ApplyLlama3(*settings, inv_freq));
     } else if (type == "yarn") {
       MLA_RETURN_IF_ERROR(ApplyYarn(*settings, config, theta, dim, inv_freq, result));
+    } else if (type == "longrope") {
+      MLA_RETURN_IF_ERROR(ApplyLongRope(*settings, config, inv_freq, result.rope));
+      return result;
     } else if (type != "default") {
       return Unsupported("config.json: rope type is \"", type,
-                         "\", want default, linear, llama3 or yarn");
+                         "\", want default, linear, llama3, yarn or longrope");
     }
   }
   result.rope.inv_freq.assign(inv_freq.begin(), inv_freq.end());

@@ -18,8 +18,8 @@ struct RopeResult {
   double scale_factor = 1;
 };
 
-// For heads of which `dim` numbers (even) are rotated. Types: default, linear, llama3, yarn. An
-// unknown type is kUnsupported and the error lists the known ones.
+// For heads of which `dim` numbers (even) are rotated. Types: default, linear, llama3, yarn,
+// longrope. An unknown type is kUnsupported and the error lists the known ones.
 Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing);
 
 }  // namespace mla

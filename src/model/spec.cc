@@ -20,11 +20,20 @@ HeadCost CostOf(const AttentionSpec& attention) {
 
 }  // namespace
 
-std::vector<LayerCacheSpec> CacheSpecs(const ModelSpec& spec) {
+std::vector<LayerCacheSpec> CacheSpecs(const ModelSpec& spec, bool full_heads) {
   std::vector<LayerCacheSpec> layers;
   for (const LayerSpec& layer : spec.layers) {
     if (const auto* mla = std::get_if<MlaSpec>(&layer.attention)) {
-      layers.push_back({{"latent", mla->shape.kv_lora_rank + mla->shape.qk_rope_head_dim}});
+      const MlaShape& s = mla->shape;
+      if (full_heads) {
+        layers.push_back({{"k", int64_t{s.heads} * (s.qk_nope_head_dim + s.qk_rope_head_dim)},
+                          {"v", int64_t{s.heads} * s.v_head_dim}});
+      } else {
+        layers.push_back({{"latent", s.kv_lora_rank + s.qk_rope_head_dim}});
+        if (mla->indexer && !mla->indexer->reuse) {
+          layers.back().push_back({"index_k", mla->indexer->head_dim});
+        }
+      }
     } else {
       const auto& gqa = std::get<GqaSpec>(layer.attention);
       const int64_t row = int64_t{gqa.kv_heads} * gqa.head_dim;

@@ -1,9 +1,13 @@
 #include "model/weights.h"
 
+#include <cstring>
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include "base/numeric.h"
+#include "tensor/quant_blocks.h"
 
 namespace mla {
 namespace {
@@ -11,12 +15,17 @@ namespace {
 // Looks tensors up and collects what is wrong with them, so that one error can list everything.
 class Binder {
  public:
-  explicit Binder(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+  // Null: binds shapes without memory (WeightShapes).
+  explicit Binder(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
 
-  bool Has(std::string_view name) const { return checkpoint_.Find(name) != nullptr; }
+  bool shapes_only() const { return checkpoint_ == nullptr; }
+  bool Has(std::string_view name) const {
+    return !shapes_only() && checkpoint_->Find(name) != nullptr;
+  }
 
   ConstTensor Get(const std::string& name, std::initializer_list<int64_t> shape) {
-    const StoredTensor* stored = checkpoint_.Find(name);
+    if (shapes_only()) return ConstTensor(&kNoMemory, DType::kBF16, shape);
+    const StoredTensor* stored = checkpoint_->Find(name);
     if (stored == nullptr) return Problem(Concat(name, " is missing"));
     if (!std::equal(shape.begin(), shape.end(), stored->shape.begin(), stored->shape.end())) {
       return Problem(Concat(name, " has shape ", ShapeString(stored->shape), ", want ",
@@ -25,8 +34,34 @@ class Binder {
     Result<ConstTensor> tensor = ToTensor(*stored);
     if (!tensor.ok()) return Problem(std::string(tensor.message()));
     if (tensor->dtype() == DType::kI32) return Problem(Concat(name, " holds integers"));
-    return *tensor;
+    if (!IsQuantised(tensor->dtype())) return *tensor;
+    if (shape.size() != 2) {
+      return Problem(
+          Concat(name, " is ", StoredDTypeName(stored->dtype), ", want F32, F16 or BF16"));
+    }
+    return tensor->dtype() == DType::kF8E4M3 ? WithScales(name, *tensor) : *tensor;
   }
+
+  // The same as plain floats: what is quantised is decoded to f32, in memory of the model's own.
+  ConstTensor GetDecoded(const std::string& name, std::initializer_list<int64_t> shape) {
+    const ConstTensor tensor = Get(name, shape);
+    return tensor.present() && IsQuantised(tensor.dtype()) ? Decode(tensor) : tensor;
+  }
+
+  ConstTensor Decode(const ConstTensor& w) {
+    const int64_t rows = w.dim(0), cols = w.dim(1);
+    const int64_t bytes = RowBytes(DType::kF32, rows * cols);
+    const auto memory = std::make_shared<uint8_t[]>(bytes);
+    std::vector<float> row(cols);
+    for (int64_t i = 0; i < rows; ++i) {
+      DequantiseMatrixRow(w, i, 0, cols, row.data());
+      std::memcpy(memory.get() + i * cols * sizeof(float), row.data(), cols * sizeof(float));
+    }
+    converted_.push_back({memory, w.data(), bytes});
+    return ConstTensor(memory.get(), DType::kF32, {rows, cols});
+  }
+
+  std::vector<ConvertedWeight> TakeConverted() { return std::move(converted_); }
 
   LinearWeight GetLinear(const std::string& name, int64_t out, int64_t in, bool bias) {
     LinearWeight linear;
@@ -52,7 +87,29 @@ class Binder {
     return {};
   }
 
-  const Checkpoint& checkpoint_;
+  // The block scales of a weight in FP8, as DeepSeek-V3 names and shapes them.
+  ConstTensor WithScales(const std::string& name, const ConstTensor& w) {
+    BlockScales scales;
+    const std::string scale_name = name + "_scale_inv";
+    const StoredTensor* stored = checkpoint_->Find(scale_name);
+    if (stored == nullptr) {
+      return Problem(Concat(name, " is F8_E4M3, but ", scale_name, " is missing"));
+    }
+    const int64_t want[] = {CeilDiv(w.dim(0), scales.rows), CeilDiv(w.dim(1), scales.cols)};
+    if (stored->dtype != StoredDType::kF32 ||
+        !std::equal(std::begin(want), std::end(want), stored->shape.begin(), stored->shape.end())) {
+      return Problem(Concat(scale_name, " is ", StoredDTypeName(stored->dtype), " ",
+                            ShapeString(stored->shape), ", want F32 ", ShapeString(want)));
+    }
+    scales.data = reinterpret_cast<const float*>(stored->data.data());
+    scales.stride = want[1];
+    return w.WithScales(scales);
+  }
+
+  static constexpr char kNoMemory = 0;  // what views of shapes alone point to
+
+  const Checkpoint* checkpoint_;
+  std::vector<ConvertedWeight> converted_;
   std::string text_;
   int problems_ = 0;
 };
@@ -71,16 +128,34 @@ void BindKvB(const MlaShape& s, const std::string& prefix, Binder& binder, MlaWe
   const int64_t d_n = s.qk_nope_head_dim;
   const int64_t d_v = s.v_head_dim;
   if (binder.Has(prefix + "k_b_proj.weight")) {
-    const ConstTensor k_b = binder.Get(prefix + "k_b_proj.weight", {heads * d_n, s.kv_lora_rank});
-    const ConstTensor v_b = binder.Get(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
+    ConstTensor k_b = binder.GetDecoded(prefix + "k_b_proj.weight", {heads * d_n, s.kv_lora_rank});
+    ConstTensor v_b = binder.GetDecoded(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
+    if (k_b.present() && v_b.present() && k_b.dtype() != v_b.dtype()) {
+      // Attention takes them as one type.
+      if (k_b.dtype() != DType::kF32) k_b = binder.Decode(k_b);
+      if (v_b.dtype() != DType::kF32) v_b = binder.Decode(v_b);
+    }
     weights.w_uk = HeadRows(k_b, heads, d_n, 0, d_n);
     weights.w_uv = HeadRows(v_b, heads, d_v, 0, d_v);
     return;
   }
   const ConstTensor kv_b =
-      binder.Get(prefix + "kv_b_proj.weight", {heads * (d_n + d_v), s.kv_lora_rank});
+      binder.GetDecoded(prefix + "kv_b_proj.weight", {heads * (d_n + d_v), s.kv_lora_rank});
   weights.w_uk = HeadRows(kv_b, heads, d_n + d_v, 0, d_n);
   weights.w_uv = HeadRows(kv_b, heads, d_n + d_v, d_n, d_v);
+}
+
+IndexerWeights BindIndexer(const MlaSpec& spec, int64_t hidden, const std::string& prefix,
+                           Binder& binder) {
+  const IndexerSpec& indexer = *spec.indexer;
+  IndexerWeights weights;
+  weights.q = binder.GetLinear(prefix + "wq_b", int64_t{indexer.heads} * indexer.head_dim,
+                               spec.q_lora_rank, false);
+  weights.k = binder.GetLinear(prefix + "wk", indexer.head_dim, hidden, false);
+  weights.k_norm = binder.Get(prefix + "k_norm.weight", {indexer.head_dim});
+  weights.k_norm_bias = binder.Get(prefix + "k_norm.bias", {indexer.head_dim});
+  weights.head_weights = binder.GetLinear(prefix + "weights_proj", indexer.heads, hidden, false);
+  return weights;
 }
 
 MlaWeights BindMla(const MlaSpec& spec, int64_t hidden, const std::string& prefix, Binder& binder) {
@@ -100,6 +175,9 @@ MlaWeights BindMla(const MlaSpec& spec, int64_t hidden, const std::string& prefi
   BindKvB(s, prefix, binder, weights);
   weights.o =
       binder.GetLinear(prefix + "o_proj", hidden, int64_t{s.heads} * s.v_head_dim, spec.bias);
+  if (spec.indexer && !spec.indexer->reuse) {
+    weights.indexer = BindIndexer(spec, hidden, prefix + "indexer.", binder);
+  }
   return weights;
 }
 
@@ -111,6 +189,10 @@ GqaWeights BindGqa(const GqaSpec& spec, int64_t hidden, const std::string& prefi
   weights.k = binder.GetLinear(prefix + "k_proj", kv_dim, hidden, spec.qkv_bias);
   weights.v = binder.GetLinear(prefix + "v_proj", kv_dim, hidden, spec.qkv_bias);
   weights.o = binder.GetLinear(prefix + "o_proj", hidden, q_dim, spec.o_bias);
+  if (spec.qk_norm_eps) {
+    weights.q_norm = binder.Get(prefix + "q_norm.weight", {spec.head_dim});
+    weights.k_norm = binder.Get(prefix + "k_norm.weight", {spec.head_dim});
+  }
   return weights;
 }
 
@@ -123,14 +205,20 @@ DenseMlpWeights BindDense(int64_t intermediate, bool bias, int64_t hidden,
   return weights;
 }
 
-MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const std::string& prefix, Binder& binder) {
+// Where a mixture's tensors are.
+struct MoeNames {
+  std::string prefix;  // of its experts
+  std::string router, correction_bias;
+};
+
+MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const MoeNames& names, Binder& binder) {
+  const std::string& prefix = names.prefix;
+  const int64_t routed = int64_t{spec.num_experts} + spec.identity_experts;
   MoeWeights weights;
-  weights.router = binder.Get(prefix + "gate.weight", {spec.num_experts, hidden});
-  if (spec.correction_bias) {
-    weights.correction_bias =
-        binder.Get(prefix + "gate.e_score_correction_bias", {spec.num_experts});
-  }
-  for (int32_t e = 0; e < spec.num_experts && !binder.hopeless(); ++e) {
+  weights.router = binder.Get(names.router, {routed, hidden});
+  if (spec.correction_bias) weights.correction_bias = binder.Get(names.correction_bias, {routed});
+  const int32_t experts = binder.shapes_only() ? 1 : spec.num_experts;
+  for (int32_t e = 0; e < experts && !binder.hopeless(); ++e) {
     const std::string expert = Concat(prefix, "experts.", e, ".");
     weights.gate.push_back(binder.Get(expert + "gate_proj.weight", {spec.intermediate, hidden}));
     weights.up.push_back(binder.Get(expert + "up_proj.weight", {spec.intermediate, hidden}));
@@ -143,21 +231,58 @@ MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const std::string& prefi
   return weights;
 }
 
-LayerWeights BindLayer(const LayerSpec& layer, int64_t hidden, const std::string& prefix,
+// The layer's own names, or the usual ones of layer `index`.
+LayerNames NamesOf(const LayerSpec& layer, size_t index) {
+  if (layer.names) return *layer.names;
+  const std::string prefix = Concat("model.layers.", index, ".");
+  LayerNames names;
+  names.attention_norm = prefix + "input_layernorm.weight";
+  names.attention = prefix + "self_attn.";
+  names.mlp_norm = prefix + "post_attention_layernorm.weight";
+  names.mlp = prefix + "mlp.";
+  return names;
+}
+
+LayerWeights BindLayer(const LayerSpec& layer, size_t index, const ModelSpec& spec,
                        Binder& binder) {
+  const LayerNames names = NamesOf(layer, index);
+  const std::string& root = spec.tensor_prefix;
+  const int64_t hidden = spec.hidden_size;
   LayerWeights weights;
-  weights.attention_norm = binder.Get(prefix + "input_layernorm.weight", {hidden});
-  weights.mlp_norm = binder.Get(prefix + "post_attention_layernorm.weight", {hidden});
+  weights.attention_norm = binder.Get(root + names.attention_norm, {hidden});
+  weights.mlp_norm = binder.Get(root + names.mlp_norm, {hidden});
   if (const auto* mla = std::get_if<MlaSpec>(&layer.attention)) {
-    weights.attention = BindMla(*mla, hidden, prefix + "self_attn.", binder);
+    weights.attention = BindMla(*mla, hidden, root + names.attention, binder);
   } else {
     weights.attention =
-        BindGqa(std::get<GqaSpec>(layer.attention), hidden, prefix + "self_attn.", binder);
+        BindGqa(std::get<GqaSpec>(layer.attention), hidden, root + names.attention, binder);
   }
+  const std::string mlp = root + names.mlp;
   if (const auto* dense = std::get_if<DenseMlpSpec>(&layer.mlp)) {
-    weights.mlp = BindDense(dense->intermediate, dense->bias, hidden, prefix + "mlp.", binder);
+    weights.mlp = BindDense(dense->intermediate, dense->bias, hidden, mlp, binder);
   } else {
-    weights.mlp = BindMoe(std::get<MoeSpec>(layer.mlp), hidden, prefix + "mlp.", binder);
+    weights.mlp = BindMoe(std::get<MoeSpec>(layer.mlp), hidden,
+                          {mlp, mlp + "gate.weight", mlp + "gate.e_score_correction_bias"}, binder);
+  }
+  if (layer.branch) {
+    weights.branch = BindMoe(
+        layer.branch->moe, hidden,
+        {root + names.branch, root + names.branch_router, root + names.branch_router_bias}, binder);
+  }
+  return weights;
+}
+
+ModelWeights BindModel(const ModelSpec& spec, Binder& binder) {
+  const std::string& root = spec.tensor_prefix;
+  const int64_t hidden = spec.hidden_size;
+  ModelWeights weights;
+  weights.embedding = binder.Get(root + "model.embed_tokens.weight", {spec.vocab_size, hidden});
+  weights.final_norm = binder.Get(root + "model.norm.weight", {hidden});
+  weights.lm_head = spec.tie_embeddings
+                        ? weights.embedding
+                        : binder.Get(root + "lm_head.weight", {spec.vocab_size, hidden});
+  for (size_t i = 0; i < spec.layers.size() && !binder.hopeless(); ++i) {
+    weights.layers.push_back(BindLayer(spec.layers[i], i, spec, binder));
   }
   return weights;
 }
@@ -165,19 +290,16 @@ LayerWeights BindLayer(const LayerSpec& layer, int64_t hidden, const std::string
 }  // namespace
 
 Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint) {
-  Binder binder(checkpoint);
-  ModelWeights weights;
-  weights.embedding = binder.Get("model.embed_tokens.weight", {spec.vocab_size, spec.hidden_size});
-  weights.final_norm = binder.Get("model.norm.weight", {spec.hidden_size});
-  weights.lm_head = spec.tie_embeddings
-                        ? weights.embedding
-                        : binder.Get("lm_head.weight", {spec.vocab_size, spec.hidden_size});
-  for (size_t i = 0; i < spec.layers.size() && !binder.hopeless(); ++i) {
-    weights.layers.push_back(
-        BindLayer(spec.layers[i], spec.hidden_size, Concat("model.layers.", i, "."), binder));
-  }
+  Binder binder(&checkpoint);
+  ModelWeights weights = BindModel(spec, binder);
   MLA_RETURN_IF_ERROR(binder.Finish());
+  weights.converted = binder.TakeConverted();
   return weights;
+}
+
+ModelWeights WeightShapes(const ModelSpec& spec) {
+  Binder binder(nullptr);
+  return BindModel(spec, binder);
 }
 
 }  // namespace mla

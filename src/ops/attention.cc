@@ -39,6 +39,21 @@ Status ValidateSequence(std::string_view op, const PagedBatch& batch, int32_t s,
   return {};
 }
 
+// kv_b_proj's views: [heads, rows, rank] with one inner stride of 1.
+Status ValidateUpProjection(std::string_view what, const ConstTensor& w, int64_t heads,
+                            int64_t rank) {
+  MLA_RETURN_IF_ERROR(CheckShapeAnyStride(w, what, {heads, kAny, rank}));
+  MLA_RETURN_IF_ERROR(CheckDType(w, what, kFloatTypes));
+  if (w.dim(1) < 1) return InvalidArgument(what, " has shape ", w.ShapeString(), ", want no 0");
+  if (w.stride(1) != 1 && w.stride(2) != 1) {
+    return InvalidArgument(what, " has inner strides ", w.stride(1), " and ", w.stride(2),
+                           ", want one of them 1");
+  }
+  return {};
+}
+
+}  // namespace
+
 Status ValidateBatch(std::string_view op, const PagedBatch& batch, int64_t tokens,
                      const ConstTensor& cache) {
   if (batch.num_seqs < 0) {
@@ -72,7 +87,6 @@ Status ValidateScale(std::string_view op, float scale) {
   return {};
 }
 
-// out [tokens, heads, d_v] and the optional lse [tokens, heads].
 Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse, int64_t tokens,
                        int64_t heads, int64_t d_v) {
   MLA_RETURN_IF_ERROR(CheckShape(out, Field(op, "out"), {tokens, heads, d_v}));
@@ -83,21 +97,6 @@ Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse
   }
   return {};
 }
-
-// kv_b_proj's views: [heads, rows, rank] with one inner stride of 1.
-Status ValidateUpProjection(std::string_view what, const ConstTensor& w, int64_t heads,
-                            int64_t rank) {
-  MLA_RETURN_IF_ERROR(CheckShapeAnyStride(w, what, {heads, kAny, rank}));
-  MLA_RETURN_IF_ERROR(CheckDType(w, what, kFloatTypes));
-  if (w.dim(1) < 1) return InvalidArgument(what, " has shape ", w.ShapeString(), ", want no 0");
-  if (w.stride(1) != 1 && w.stride(2) != 1) {
-    return InvalidArgument(what, " has inner strides ", w.stride(1), " and ", w.stride(2),
-                           ", want one of them 1");
-  }
-  return {};
-}
-
-}  // namespace
 
 Status Validate(const MlaAbsorbedArgs& args) {
   constexpr std::string_view kOp = "mla_absorbed";

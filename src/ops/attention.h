@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 #include "mla/attention.h"
 
@@ -14,6 +15,15 @@ Status Validate(const MlaAbsorbedArgs& args);
 Status Validate(const MlaExpandedArgs& args);
 Status Validate(const GqaArgs& args);
 Status Validate(const MergeArgs& args);
+
+// The checks that attention operators share; `op` names the operator in errors. A batch is checked
+// against the cache its page table points into.
+Status ValidateBatch(std::string_view op, const PagedBatch& batch, int64_t tokens,
+                     const ConstTensor& cache);
+Status ValidateScale(std::string_view op, float scale);
+// out [tokens, heads, d_v] and the optional lse [tokens, heads].
+Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse, int64_t tokens,
+                       int64_t heads, int64_t d_v);
 
 // Where sequence `seq` of a batch lies.
 struct SequenceSpan {

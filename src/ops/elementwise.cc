@@ -24,8 +24,7 @@ Status CheckRows(std::string_view op, std::span<const int32_t> rows, int64_t lim
 }  // namespace
 
 Status Validate(const EmbeddingArgs& args) {
-  MLA_RETURN_IF_ERROR(CheckShape(args.table, "embedding: table", {kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.table, "embedding: table", kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckWeightMatrix(args.table, "embedding: table", {kAny, kAny}));
   const auto rows = static_cast<int64_t>(args.ids.size());
   for (int64_t i = 0; i < rows; ++i) {
     if (args.ids[i] < 0 || args.ids[i] >= args.table.dim(0)) {
@@ -44,6 +43,26 @@ Status Validate(const RmsNormArgs& args) {
     return InvalidArgument("rms_norm: eps is ", args.eps, ", want a finite number >= 0");
   }
   return CheckF32(args.y, "rms_norm: y", {args.x.dim(0), args.x.dim(1)});
+}
+
+Status Validate(const LayerNormArgs& args) {
+  MLA_RETURN_IF_ERROR(CheckF32(args.x, "layer_norm: x", {kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckShape(args.w, "layer_norm: w", {args.x.dim(1)}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.w, "layer_norm: w", kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckShape(args.bias, "layer_norm: bias", {args.x.dim(1)}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.bias, "layer_norm: bias", kFloatTypes));
+  if (!std::isfinite(args.eps) || args.eps < 0) {
+    return InvalidArgument("layer_norm: eps is ", args.eps, ", want a finite number >= 0");
+  }
+  return CheckF32(args.y, "layer_norm: y", {args.x.dim(0), args.x.dim(1)});
+}
+
+Status Validate(const ScaleArgs& args) {
+  MLA_RETURN_IF_ERROR(CheckF32(args.x, "scale: x", {kAny, kAny}));
+  if (!std::isfinite(args.scale)) {
+    return InvalidArgument("scale: scale is ", args.scale, ", want a finite number");
+  }
+  return CheckF32(args.y, "scale: y", {args.x.dim(0), args.x.dim(1)});
 }
 
 Status Validate(const RopeTableArgs& args) {

@@ -8,6 +8,8 @@ namespace mla {
 
 Status Validate(const EmbeddingArgs& args);
 Status Validate(const RmsNormArgs& args);
+Status Validate(const LayerNormArgs& args);
+Status Validate(const ScaleArgs& args);
 Status Validate(const RopeTableArgs& args);
 Status Validate(const RopeArgs& args);
 Status Validate(const SiluMulArgs& args);

@@ -18,8 +18,7 @@ Status CheckOutput(const Tensor& y, std::string_view what, int64_t rows, int64_t
 }
 
 Status CheckWeight(const ConstTensor& w, std::string_view what, int64_t in) {
-  MLA_RETURN_IF_ERROR(CheckShape(w, what, {kAny, in}));
-  return CheckDType(w, what, kFloatTypes);
+  return CheckWeightMatrix(w, what, {kAny, in});
 }
 
 }  // namespace

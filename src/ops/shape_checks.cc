@@ -37,9 +37,10 @@ Status CheckShapeAnyStride(const ConstTensor& tensor, std::string_view what,
     ++axis;
   }
   if (!empty && !tensor.present()) return InvalidArgument(what, " is null");
-  if (reinterpret_cast<uintptr_t>(tensor.data()) % SizeOf(tensor.dtype()) != 0) {
-    return InvalidArgument(what, " is not aligned to its ", SizeOf(tensor.dtype()),
-                           "-byte elements");
+  // A block begins with, or ends in, 16-bit numbers.
+  const size_t alignment = IsBlockType(tensor.dtype()) ? 2 : SizeOf(tensor.dtype());
+  if (reinterpret_cast<uintptr_t>(tensor.data()) % alignment != 0) {
+    return InvalidArgument(what, " is not aligned to its ", alignment, "-byte elements");
   }
   return {};
 }
@@ -63,6 +64,54 @@ Status CheckDType(const ConstTensor& tensor, std::string_view what,
     names += DTypeName(dtype);
   }
   return InvalidArgument(what, " is ", DTypeName(tensor.dtype()), ", want ", names);
+}
+
+namespace {
+
+Status CheckBlocks(const ConstTensor& w, std::string_view what) {
+  const int64_t block = BlockElements(w.dtype());
+  if (w.dim(1) % block != 0) {
+    return InvalidArgument(what, " has rows of ", w.dim(1), " elements, want a multiple of the ",
+                           block, " of a block of ", DTypeName(w.dtype()));
+  }
+  if (w.dim(0) > 1 && w.stride(0) % block != 0) {
+    return InvalidArgument(what, " has row stride ", w.stride(0), ", want a multiple of the ",
+                           block, " elements of a block of ", DTypeName(w.dtype()));
+  }
+  return {};
+}
+
+Status CheckScales(const ConstTensor& w, std::string_view what) {
+  const BlockScales& s = w.scales();
+  if (s.data == nullptr) {
+    return InvalidArgument(what, " is ", DTypeName(w.dtype()), " without block scales");
+  }
+  if (s.rows < 1 || s.cols < 1) {
+    return InvalidArgument(what, " has scales of blocks of ", s.rows, " x ", s.cols,
+                           ", want 1 or more");
+  }
+  if (s.row0 < 0 || s.col0 < 0) {
+    return InvalidArgument(what, " begins at element (", s.row0, ", ", s.col0,
+                           ") of its scales, want 0 or more");
+  }
+  const int64_t columns = w.dim(1) == 0 ? 0 : (s.col0 + w.dim(1) - 1) / s.cols + 1;
+  if (s.stride < columns && (s.row0 + w.dim(0) - 1) / s.rows > 0) {
+    return InvalidArgument(what, " has scales with row stride ", s.stride, ", want at least the ",
+                           columns, " blocks of a row");
+  }
+  return {};
+}
+
+}  // namespace
+
+Status CheckWeightMatrix(const ConstTensor& w, std::string_view what,
+                         std::initializer_list<int64_t> dims) {
+  MLA_RETURN_IF_ERROR(CheckShape(w, what, dims));
+  if (IsBlockType(w.dtype())) return CheckBlocks(w, what);
+  if (w.dtype() == DType::kF8E4M3) return CheckScales(w, what);
+  if (w.dtype() != DType::kI32) return {};
+  return InvalidArgument(what, " is ", DTypeName(w.dtype()),
+                         ", want f32, f16, bf16 or a quantised type");
 }
 
 }  // namespace mla

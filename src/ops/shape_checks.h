@@ -26,6 +26,11 @@ Status CheckShapeAnyStride(const ConstTensor& tensor, std::string_view what,
 Status CheckDType(const ConstTensor& tensor, std::string_view what,
                   std::initializer_list<DType> allowed);
 
+// A matrix of weights of any type that can be computed with, quantised ones included: whole blocks,
+// and for F8E4M3 block scales.
+Status CheckWeightMatrix(const ConstTensor& w, std::string_view what,
+                         std::initializer_list<int64_t> dims);
+
 inline constexpr std::initializer_list<DType> kFloatTypes = {DType::kF32, DType::kF16,
                                                              DType::kBF16};
 

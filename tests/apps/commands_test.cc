@@ -105,8 +105,8 @@ TEST(Run, PromptComesFromStandardInputOrNowhere) {
   std::vector<std::string> args = Greedy("", 8);
   args.erase(args.begin() + 2, args.begin() + 4);  // -p and its text
   EXPECT_EQ(RunJson(args, piped)["ids"], RunJson(Greedy("One day, a dragon", 8))["ids"]);
-  EXPECT_EQ(RunJson(args)["prompt_ids"], Json({0}));  // BOS alone
-  EXPECT_EQ(RunJson(Greedy("", 8))["prompt_ids"], Json({0}));
+  EXPECT_EQ(RunJson(args)["prompt_ids"], Json::array({0}));  // BOS alone
+  EXPECT_EQ(RunJson(Greedy("", 8))["prompt_ids"], Json::array({0}));
 }
 
 TEST(Run, SeedsRepeatAText) {
@@ -133,7 +133,7 @@ TEST(Run, SpecialTokensThatAreTypedStayText) {
   ASSERT_GT(ids.size(), 2U);
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 0), 1);  // the one that begins every text
   const Json special = RunJson({"tokenize", kModel, "--special", "--json", bos});
-  EXPECT_EQ(special["ids"], Json({0}));
+  EXPECT_EQ(special["ids"], Json::array({0}));
 }
 
 TEST(Run, StopsWhenTheContextIsFull) {
@@ -205,36 +205,45 @@ TEST(Chat, EditsLinesOnATerminal) {
   }
   std::string output;
   size_t seen = 0;  // of the output
-  const auto read_until = [&](const std::string& part) {
+  bool ended = false;
+  const auto read_until = [&](const std::string& part, int patience_ms) {
     size_t found;
     while ((found = output.find(part, seen)) == std::string::npos) {
       pollfd ready{terminal, POLLIN, 0};
-      if (::poll(&ready, 1, 60000) != 1) return false;
+      if (ended || ::poll(&ready, 1, patience_ms) != 1) return false;
       char buffer[512];
       const ssize_t count = ::read(terminal, buffer, sizeof(buffer));
-      if (count <= 0) return false;  // the program has ended
-      output.append(buffer, static_cast<size_t>(count));
+      ended = count <= 0;
+      if (!ended) output.append(buffer, static_cast<size_t>(count));
     }
     seen = found + part.size();
     return true;
   };
-  const auto type = [&](const std::string& keys) {
-    ASSERT_EQ(::write(terminal, keys.data(), keys.size()), std::ssize(keys));
+  // A control key typed in the moment after the prompt appears can go to the terminal's own line
+  // discipline, or take the answer's output with it: a person would type it again.
+  const auto press_until = [&](char key, const auto& done) {
+    for (int i = 0; i < 60; ++i) {
+      if (::write(terminal, &key, 1) != 1) break;
+      if (done()) return true;
+    }
+    return ended;
   };
-  EXPECT_TRUE(read_until("> ")) << output;
-  type("/quiet");
-  EXPECT_TRUE(read_until("quiet"));
-  type("\x03");  // clears the line, and does not end the program
-  EXPECT_TRUE(read_until("^C\r\n> "));
-  type("Once uponX\x7f\n");  // the wrong letter is rubbed out
-  EXPECT_TRUE(read_until("stopped: length"));
-  EXPECT_TRUE(read_until("> "));
-  type("\x04");
-  EXPECT_FALSE(read_until("nothing that it prints"));  // the rest, to the end
+  EXPECT_TRUE(read_until("> ", 60000)) << output;
+  const std::string unwanted = "/quiet";
+  ASSERT_EQ(::write(terminal, unwanted.data(), unwanted.size()), std::ssize(unwanted));
+  EXPECT_TRUE(read_until("quiet", 60000)) << output;
+  // Ctrl-C clears the line, and does not end the program.
+  EXPECT_TRUE(press_until('\x03', [&] { return read_until("^C\r\n> ", 500); })) << output;
+  const std::string line = "Once uponX\x7f\n";  // the wrong letter is rubbed out
+  ASSERT_EQ(::write(terminal, line.data(), line.size()), std::ssize(line));
+  EXPECT_TRUE(read_until("prefill 3 tokens", 60000)) << output;  // BOS, Once, upon
+  EXPECT_TRUE(read_until("> ", 60000)) << output;
+  EXPECT_TRUE(press_until('\x04', [&] { return read_until("no such text", 500) || ended; }))
+      << output;
+  if (!ended) ::kill(pid, SIGKILL);
   int status = -1;
   ASSERT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << output;
-  EXPECT_TRUE(Contains(output, "prefill 3 tokens")) << output;  // BOS, Once, upon
   ::close(terminal);
 }
 
@@ -325,7 +334,7 @@ TEST(Inspect, CountsTheModel) {
   EXPECT_EQ(json["cache"]["bytes_per_token"], 6 * 80 * 2);
   EXPECT_EQ(json["cache"]["mha_bytes_per_token"], 6 * 8 * 80 * 2);
   EXPECT_EQ(json["cache"]["mqa_bytes_per_token"], 6 * 80 * 2);
-  EXPECT_EQ(json["eos_ids"], Json({1}));
+  EXPECT_EQ(json["eos_ids"], Json::array({1}));
   EXPECT_TRUE(json["unused_tensors"].empty());
   // Every number on disk is counted, and once.
   int64_t stored = 0;
@@ -355,7 +364,7 @@ TEST(Inspect, NamesTensorsThatAreNotUsed) {
       {{"model.mtp.extra", StoredDType::kF32, {2, 3}, std::as_bytes(std::span(extra))}});
   ASSERT_TRUE(WriteSafetensors(dir / "model.safetensors", sources).ok());
   EXPECT_EQ(RunJson({"inspect", dir.path(), "--json"})["unused_tensors"],
-            Json({"model.mtp.extra"}));
+            Json::array({"model.mtp.extra"}));
   EXPECT_TRUE(Contains(RunMla({"inspect", dir.path()}).out, "not used: 1 tensor: model.mtp.extra"));
 }
 

@@ -87,6 +87,16 @@ TEST(ThreadPool, TwoCallersShareOnePool) {
   EXPECT_EQ(sum, 2 * 500 * 45);
 }
 
+// A worker that enters late, in the middle of another region, runs that region's tasks only.
+TEST(ThreadPool, ManyShortRegionsOfManyThreadsKeepTheirTasksApart) {
+  ThreadPool pool(8);  // more than the machine's CPUs: workers are late all the time
+  for (int64_t region = 0; region < 3000; ++region) {
+    std::atomic<int64_t> sum{0};
+    pool.ParallelFor(3, [&sum, region](int64_t task, int) { sum += region * 10 + task; });
+    ASSERT_EQ(sum, 3 * region * 10 + 3);
+  }
+}
+
 TEST(ThreadPool, WorkersSleepAndWakeAgain) {
   ThreadPool pool(2);
   for (int i = 0; i < 3; ++i) {

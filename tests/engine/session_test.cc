@@ -89,12 +89,35 @@ TEST(Session, PromptsLongerThanAStepAreChunked) {
   const std::vector<int32_t> ids = Ids(Session::kPrefillChunk + 20);
   const auto session = NewSession();
   std::vector<int32_t> progress;
-  ASSERT_TRUE(session->Append(ids, [&](int32_t done) { progress.push_back(done); }).ok());
+  const Status appended = session->Append(ids, [&](int32_t done) {
+    progress.push_back(done);
+    return true;
+  });
+  ASSERT_TRUE(appended.ok()) << appended.message();
   EXPECT_EQ(progress, (std::vector<int32_t>{Session::kPrefillChunk, Session::kPrefillChunk + 20}));
   const auto halves = NewSession();
   ASSERT_TRUE(halves->Append(std::span(ids).first(266)).ok());
   ASSERT_TRUE(halves->Append(std::span(ids).subspan(266)).ok());
   EXPECT_LT(MaxDifference(session->logits(), halves->logits()), kTolerance);
+}
+
+TEST(Session, StoppingWithinAPromptLeavesItAsItWas) {
+  const auto session = NewSession();
+  ASSERT_TRUE(session->Append(Ids(5)).ok());
+  const Status stopped =
+      session->Append(Ids(Session::kPrefillChunk + 20), [](int32_t) { return false; });
+  ASSERT_FALSE(stopped.ok());
+  EXPECT_EQ(stopped.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(session->length(), 5);
+
+  GenerateOptions options;
+  options.max_tokens = 3;
+  const auto stats = Generate(*session, {}, Ids(20), options,
+                              {[](int32_t) { return true; }, [](int32_t) { return false; }});
+  ASSERT_TRUE(stats.ok()) << stats.message();
+  EXPECT_EQ(stats->stop_reason, StopReason::kCancelled);
+  EXPECT_EQ(stats->generated_tokens, 0);
+  EXPECT_EQ(session->length(), 5);
 }
 
 TEST(Session, TruncateForgetsExactlyWhatFollows) {

@@ -266,8 +266,9 @@ TEST(StoredTensor, ConvertsToTensor) {
   EXPECT_EQ(tensor->dtype(), DType::kF32);
   EXPECT_EQ(tensor->ShapeString(), "[2, 3]");
   EXPECT_EQ(tensor->stride(0), 3);
-  stored.dtype = StoredDType::kF8E4M3;
-  EXPECT_EQ(ToTensor(stored).message(), "tensor \"w\" is F8_E4M3, want F32, F16, BF16 or I32");
+  stored.dtype = StoredDType::kF8E5M2;
+  EXPECT_EQ(ToTensor(stored).message(),
+            "tensor \"w\" is F8_E5M2, want F32, F16, BF16, F8_E4M3 or I32");
   stored = {"w", StoredDType::kF32, {1, 1, 2, 1, 3}, data};
   EXPECT_EQ(ToTensor(stored).message(),
             "tensor \"w\" has 5 dimensions [1, 1, 2, 1, 3], want at most 4");

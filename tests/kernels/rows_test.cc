@@ -47,6 +47,23 @@ TEST(Rows, Embedding) {
   }
 }
 
+TEST(Rows, ScaleInPlaceAndOntoWhatIsThere) {
+  std::mt19937 random(3);
+  TestTensor x(DType::kF32, {700, 37}, {41, 1});
+  x.Fill(random);
+  TestTensor before(DType::kF32, {700, 37}, {40, 1});
+  before.Fill(random);
+  for (const bool accumulate : {false, true}) {
+    ExpectSame(before, 1e-6F, [&](const Context& context, TestTensor& y) {
+      return Scale({.x = x.view(), .scale = 1.7F, .accumulate = accumulate, .y = y.view()},
+                   context);
+    });
+  }
+  ExpectSame(before, 1e-6F, [&](const Context& context, TestTensor& y) {
+    return Scale({.x = y.view(), .scale = -0.3F, .y = y.view()}, context);
+  });
+}
+
 TEST(Rows, RopeInAndOutOfPlace) {
   std::mt19937 random(2);
   for (const RopePairing pairing : {RopePairing::kInterleaved, RopePairing::kHalves}) {

@@ -146,7 +146,7 @@ struct Runner {
   Runner(const Model& model, const Options& options)
       : model(model), options(options), threads(options.threads) {
     KvCacheOptions cache_options;
-    cache_options.layers = CacheSpecs(model.spec());
+    cache_options.layers = CacheSpecs(model.spec(), options.form == AttentionForm::kMha);
     cache_options.dtype = options.kv_dtype;
     cache_options.page_size = options.page_size;
     cache_options.num_pages = options.num_pages;

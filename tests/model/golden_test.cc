@@ -22,8 +22,9 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   }
   std::string CompareLogits(std::span<const float> logits, const SpreadTolerance& tolerance) const {
     const bool routed = std::any_of(
-        model_->spec().layers.begin(), model_->spec().layers.end(),
-        [](const LayerSpec& layer) { return std::holds_alternative<MoeSpec>(layer.mlp); });
+        model_->spec().layers.begin(), model_->spec().layers.end(), [](const LayerSpec& layer) {
+          return layer.branch || std::holds_alternative<MoeSpec>(layer.mlp);
+        });
     return CompareSpread(logits, golden_.logits, vocab(), routed, tolerance);
   }
 
@@ -31,13 +32,19 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Model> model_;
 };
 
-constexpr AttentionForm kForms[] = {AttentionForm::kAuto, AttentionForm::kAbsorbed,
-                                    AttentionForm::kExpanded};
+// A model that chooses the tokens it attends to is not run as MHA, which sees them all.
+std::vector<AttentionForm> FormsOf(const Model& model) {
+  std::vector<AttentionForm> forms = {AttentionForm::kAuto, AttentionForm::kAbsorbed,
+                                      AttentionForm::kExpanded};
+  const auto* mla = std::get_if<MlaSpec>(&model.spec().layers[0].attention);
+  if (mla == nullptr || !mla->indexer) forms.push_back(AttentionForm::kMha);
+  return forms;
+}
 
 TEST_P(GoldenTest, LogitsAndEveryLayerMatchInF32) {
   const int64_t hidden_size = model_->spec().hidden_size;
   const int64_t layer_numbers = golden_.tokens() * hidden_size;
-  for (const AttentionForm form : kForms) {
+  for (const AttentionForm form : FormsOf(*model_)) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     Runner runner(*model_, {.form = form});
     CachedSequence sequence(runner.cache.get());
@@ -59,7 +66,7 @@ TEST_P(GoldenTest, LogitsAndEveryLayerMatchInF32) {
 }
 
 TEST_P(GoldenTest, LogitsStayCloseInBf16) {
-  for (const AttentionForm form : kForms) {
+  for (const AttentionForm form : FormsOf(*model_)) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     Runner runner(*model_, {.mode = ComputeMode::kBF16, .kv_dtype = DType::kBF16, .form = form});
     CachedSequence sequence(runner.cache.get());
@@ -104,7 +111,7 @@ TEST_P(GoldenTest, ChunksAndPageSizesDoNotMatter) {
 // Pages in random order, everything not written holding NaN, decode and prefill and a chunk after a
 // cached prefix in one step; the result of a sequence does not depend on its company.
 TEST_P(GoldenTest, MixedBatchesOverPoisonedShuffledPagesMatchSingleSequences) {
-  for (const AttentionForm form : kForms) {
+  for (const AttentionForm form : FormsOf(*model_)) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     const Runner::Options options = {.form = form, .page_size = 5, .num_pages = 64};
     const std::span<const int32_t> ids = golden_.input_ids;
@@ -180,9 +187,12 @@ TEST_P(GoldenTest, HalfPrecisionCachesStayClose) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          ::testing::Values("deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
-                                           "deepseek_v3_norope_scaling",
-                                           "deepseek_v3_rope_parameters", "llama_gqa", "llama_mha",
-                                           "llama_mqa"),
+                                           "deepseek_v3_fp8", "deepseek_v3_norope_scaling",
+                                           "deepseek_v3_rope_parameters", "deepseek_v32",
+                                           "glm4_moe_lite", "glm_moe_dsa", "llama_gqa", "llama_mha",
+                                           "llama_mqa", "longcat_flash", "minicpm3",
+                                           "minicpm3_longrope", "mistral", "qwen2", "qwen3",
+                                           "youtu"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

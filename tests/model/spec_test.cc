@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -60,6 +61,188 @@ TEST(Spec, CacheRowsAreTheLatentAndNothingElse) {
   EXPECT_EQ(comparison.model, 4 * 48);
   EXPECT_EQ(comparison.mha, 4 * 6 * (16 + 16 + 16));
   EXPECT_EQ(comparison.mqa, 4 * 48);
+}
+
+const MlaSpec& MlaOf(const ModelSpec& spec, size_t layer) {
+  return std::get<MlaSpec>(spec.layers[layer].attention);
+}
+
+// Kimi-K2's released dimensions: the architecture of DeepSeek-V3 under a model_type of its own.
+json KimiK2Config() {
+  return {{"model_type", "kimi_k2"},
+          {"vocab_size", 163840},
+          {"hidden_size", 7168},
+          {"intermediate_size", 18432},
+          {"moe_intermediate_size", 2048},
+          {"num_hidden_layers", 61},
+          {"num_attention_heads", 64},
+          {"num_key_value_heads", 64},
+          {"q_lora_rank", 1536},
+          {"kv_lora_rank", 512},
+          {"qk_nope_head_dim", 128},
+          {"qk_rope_head_dim", 64},
+          {"v_head_dim", 128},
+          {"n_routed_experts", 384},
+          {"n_shared_experts", 1},
+          {"num_experts_per_tok", 8},
+          {"n_group", 1},
+          {"topk_group", 1},
+          {"topk_method", "noaux_tc"},
+          {"scoring_func", "sigmoid"},
+          {"norm_topk_prob", true},
+          {"routed_scaling_factor", 2.827},
+          {"first_k_dense_replace", 1},
+          {"max_position_embeddings", 131072},
+          {"rope_theta", 50000.0},
+          {"rope_scaling",
+           {{"type", "yarn"},
+            {"factor", 32.0},
+            {"original_max_position_embeddings", 4096},
+            {"beta_fast", 1.0},
+            {"beta_slow", 1.0},
+            {"mscale", 1.0},
+            {"mscale_all_dim", 1.0}}}};
+}
+
+TEST(Spec, KimiK2IsReadAsDeepseekV3) {
+  const Result<ModelSpec> spec = ReadModelSpec(KimiK2Config());
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  ASSERT_EQ(spec->layers.size(), 61U);
+  EXPECT_TRUE(std::holds_alternative<DenseMlpSpec>(spec->layers[0].mlp));
+  const auto& moe = std::get<MoeSpec>(spec->layers[1].mlp);
+  EXPECT_EQ(moe.num_experts, 384);
+  EXPECT_EQ(moe.scoring, RouterScoring::kSigmoid);
+  EXPECT_TRUE(moe.correction_bias);
+  EXPECT_NEAR(moe.scaling, 2.827, 1e-6);
+  const double m = 0.1 * std::log(32.0) + 1;
+  EXPECT_NEAR(MlaOf(*spec, 0).scale, m * m / std::sqrt(192.0), 1e-6);
+  EXPECT_EQ(CompareCaches(*spec).model, 61 * 576);
+}
+
+TEST(Spec, MultimodalConfigsGiveTheirLanguageModel) {
+  const json config = {{"model_type", "kimi_k25"}, {"text_config", KimiK2Config()}};
+  const Result<ModelSpec> spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_EQ(spec->tensor_prefix, "language_model.");
+  EXPECT_EQ(spec->layers.size(), 61U);
+  json unknown = config;
+  unknown["text_config"]["model_type"] = "kimi_linear";
+  const Result<ModelSpec> refused = ReadModelSpec(unknown);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.message().find("KDA"), std::string::npos) << refused.message();
+  // What is said of the whole checkpoint holds for the language model in it.
+  json quantised = config;
+  quantised["quantization_config"] = {{"quant_method", "none such"}};
+  EXPECT_FALSE(ReadModelSpec(quantised).ok());
+}
+
+TEST(Spec, Qwen2HasBiasesOnQkvAloneWhateverItsConfigSays) {
+  const Result<ModelSpec> spec = ReadModelSpec(GoldenConfig("qwen2"));
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  const auto& gqa = std::get<GqaSpec>(spec->layers[0].attention);
+  EXPECT_TRUE(gqa.qkv_bias);
+  EXPECT_FALSE(gqa.o_bias);
+  EXPECT_FALSE(gqa.qk_norm_eps);
+  EXPECT_TRUE(spec->tie_embeddings);
+}
+
+TEST(Spec, WindowsAsWideAsTheContextDoNotMatter) {
+  json config = GoldenConfig("mistral");
+  config["sliding_window"] = 4096;
+  EXPECT_TRUE(ReadModelSpec(config).ok());
+  config = GoldenConfig("qwen2");
+  config["sliding_window"] = 64;  // use_sliding_window is false
+  EXPECT_TRUE(ReadModelSpec(config).ok());
+}
+
+// The released MiniCPM3 config leaves out v_head_dim and tie_word_embeddings.
+TEST(Spec, Minicpm3ScalesAndDefaults) {
+  json config = GoldenConfig("minicpm3");
+  config.erase("v_head_dim");
+  config.erase("tie_word_embeddings");
+  const Result<ModelSpec> spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_TRUE(spec->tie_embeddings);
+  EXPECT_EQ(MlaOf(*spec, 0).shape.v_head_dim, 80 / 5);
+  EXPECT_EQ(spec->embedding_scale, 12);
+  EXPECT_NEAR(spec->residual_scale, 1.4 / std::sqrt(3.0), 1e-6);
+  EXPECT_NEAR(spec->logit_scale, 32.0 / 80, 1e-6);
+}
+
+TEST(Spec, LongRopeHasTwoSetsAndAnAttentionFactor) {
+  json config = GoldenConfig("minicpm3_longrope");
+  Result<ModelSpec> spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  const RopeSpec rope = *MlaOf(*spec, 0).rope;
+  EXPECT_EQ(rope.original_context, 128);
+  EXPECT_NEAR(rope.magnitude, std::sqrt(1 + std::log(4.0) / std::log(128.0)), 1e-6);
+  EXPECT_NEAR(rope.inv_freq[0], 1 / 1.05, 1e-6);
+  EXPECT_NEAR(rope.long_inv_freq[3], std::pow(10000.0, -0.75) / 6, 1e-9);
+  // Without a factor, it is how far the context has been extended: 512 / 128.
+  config["rope_scaling"].erase("factor");
+  spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_EQ(MlaOf(*spec, 0).rope->magnitude, rope.magnitude);
+}
+
+TEST(Spec, IndexerKeysAreCachedWhereTokensAreChosen) {
+  const Result<ModelSpec> spec = ReadModelSpec(GoldenConfig("glm_moe_dsa"));
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  const std::vector<LayerCacheSpec> caches = CacheSpecs(*spec);
+  ASSERT_EQ(caches.size(), 4U);
+  ASSERT_EQ(caches[0].size(), 2U);
+  EXPECT_EQ(caches[0][1].name, "index_k");
+  EXPECT_EQ(caches[0][1].row, 16);
+  EXPECT_EQ(caches[1].size(), 1U);  // reuses the choice of layer 0
+}
+
+// The three ways in which a config says which layers reuse a choice.
+TEST(Spec, ReuseOfChoices) {
+  json config = GoldenConfig("glm_moe_dsa");
+  config.erase("indexer_types");
+  const auto reuse = [&] {
+    std::string text;
+    const Result<ModelSpec> spec = ReadModelSpec(config);
+    if (!spec.ok()) return std::string(spec.message());
+    for (const LayerSpec& layer : spec->layers) {
+      text += std::get<MlaSpec>(layer.attention).indexer->reuse ? 'S' : 'F';
+    }
+    return text;
+  };
+  EXPECT_EQ(reuse(), "FFFF");
+  config["index_topk_freq"] = 2;
+  EXPECT_EQ(reuse(), "FFSF");
+  config["index_topk_pattern"] = "FSSF";
+  EXPECT_EQ(reuse(), "FSSF");
+}
+
+// Configs as released, where they are at hand: each is read, or refused by what it is.
+TEST(Spec, ReleasedConfigs) {
+  const std::filesystem::path dir = std::string(MLA_SOURCE_DIR) + "/../shared/configs";
+  if (!std::filesystem::is_directory(dir)) GTEST_SKIP() << "no " << dir;
+  int read = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(dir)) {
+    std::ifstream in(entry.path());
+    json config = json::parse(in);
+    const Result<ModelSpec> spec = ReadModelSpec(config);
+    const std::string name = entry.path().filename().string();
+    if (!spec.ok()) {
+      EXPECT_TRUE(spec.message().find("model_type") != std::string::npos ||
+                  spec.message().find("quantization_config") != std::string::npos)
+          << name << ": " << spec.message();
+    }
+    // The architecture, whatever the weights are stored in.
+    config.erase("quantization_config");
+    if (config.contains("text_config")) config["text_config"].erase("quantization_config");
+    const Result<ModelSpec> plain = ReadModelSpec(config);
+    if (plain.ok()) {
+      ++read;
+    } else {
+      EXPECT_NE(plain.message().find("model_type"), std::string::npos)
+          << name << ": " << plain.message();
+    }
+  }
+  EXPECT_GE(read, 15);
 }
 
 // Config edits that must be refused, and words that the error must hold.
@@ -133,6 +316,57 @@ TEST(Spec, BadConfigsAreRefusedWithTheValue) {
        "frequencies",
        [](json& c) { c["rope_scaling"]["high_freq_factor"] = 0.5; },
        {"high_freq_factor", "0.5"}},
+      {"mistral",
+       "window",
+       [](json& c) { c["sliding_window"] = 1024; },
+       {"sliding_window", "1024", "4096"}},
+      {"qwen3",
+       "window in use",
+       [](json& c) {
+         c["use_sliding_window"] = true;
+         c["sliding_window"] = 32;
+       },
+       {"sliding_window", "32"}},
+      {"minicpm3_longrope",
+       "factors",
+       [](json& c) {
+         c["rope_scaling"]["long_factor"] = {1.0, 2.0};
+       },
+       {"long_factor", "4 numbers"}},
+      {"minicpm3_longrope",
+       "factor of zero",
+       [](json& c) { c["rope_scaling"]["short_factor"][2] = 0; },
+       {"short_factor[2]", "0"}},
+      {"minicpm3", "scale", [](json& c) { c["scale_depth"] = -1; }, {"scale_depth", "-1"}},
+      {"deepseek_v32",
+       "index heads",
+       [](json& c) { c.erase("index_n_heads"); },
+       {"index_n_heads", "missing"}},
+      {"deepseek_v32",
+       "index dim",
+       [](json& c) { c["index_head_dim"] = 8; },
+       {"index_head_dim", "8", "16"}},
+      {"deepseek_v32",
+       "index latent",
+       [](json& c) { c["q_lora_rank"] = nullptr; },
+       {"q_lora_rank", "indexer"}},
+      {"glm4_moe_lite",
+       "layer types",
+       [](json& c) { c["mlp_layer_types"][1] = "thick"; },
+       {"mlp_layer_types", "dense"}},
+      {"glm4_moe_lite",
+       "too few layer types",
+       [](json& c) { c["mlp_layer_types"] = {"dense"}; },
+       {"mlp_layer_types", "1", "3"}},
+      {"glm_moe_dsa",
+       "nothing to reuse",
+       [](json& c) { c["indexer_types"][0] = "shared"; },
+       {"indexer", "shared", "full"}},
+      {"longcat_flash",
+       "zero experts",
+       [](json& c) { c["zero_expert_type"] = "drop"; },
+       {"zero_expert_type", "drop", "identity"}},
+      {"longcat_flash", "top k", [](json& c) { c["moe_topk"] = 13; }, {"moe_topk", "13", "12"}},
       {"llama_mha",
        "layers",
        [](json& c) { c["num_hidden_layers"] = 0; },

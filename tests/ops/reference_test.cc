@@ -207,5 +207,27 @@ TEST(Reference, RmsNormAndSiluByHand) {
   EXPECT_FLOAT_EQ(y[1], static_cast<float>(4 / (1 + std::exp(-4.0)) * 2));
 }
 
+TEST(Reference, LayerNormAndScaleByHand) {
+  std::vector<float> x = {1, 3, 5, 7}, y(4);  // mean 4, variance 5
+  const std::vector<float> w = {1, 1, 2, 2}, bias = {0, 10, 0, 0};
+  ASSERT_TRUE(LayerNorm({.x = ConstTensor(x.data(), DType::kF32, {1, 4}),
+                         .w = ConstTensor(w.data(), DType::kF32, {4}),
+                         .bias = ConstTensor(bias.data(), DType::kF32, {4}),
+                         .eps = 4,
+                         .y = Tensor(y.data(), DType::kF32, {1, 4})},
+                        Reference())
+                  .ok());
+  EXPECT_FLOAT_EQ(y[0], -1);  // -3 / sqrt(5 + 4)
+  EXPECT_FLOAT_EQ(y[1], 10 - 1.0F / 3);
+  EXPECT_FLOAT_EQ(y[3], 2);
+  const ConstTensor from(x.data(), DType::kF32, {2, 2});
+  y = {1, 1, 1, 1};
+  const Tensor to(y.data(), DType::kF32, {2, 2});
+  ASSERT_TRUE(Scale({.x = from, .scale = 2, .accumulate = true, .y = to}, Reference()).ok());
+  EXPECT_EQ(y, (std::vector<float>{3, 7, 11, 15}));
+  ASSERT_TRUE(Scale({.x = from, .scale = -1, .y = to}, Reference()).ok());
+  EXPECT_EQ(y, (std::vector<float>{-1, -3, -5, -7}));
+}
+
 }  // namespace
 }  // namespace mla

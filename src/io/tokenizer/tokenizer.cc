@@ -1,9 +1,13 @@
 #include "io/tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
+#include "io/gguf.h"
 #include "io/read_file.h"
+#include "io/tokenizer/gguf_tokenizer.h"
 #include "io/tokenizer/json_fields.h"
 #include "io/tokenizer/unicode.h"
 
@@ -47,6 +51,11 @@ Status ValidateUtf8(std::string_view text) {
 }
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(model_dir, error)) {
+    MLA_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model_dir));
+    return LoadGgufTokenizer(file);
+  }
   const std::string config_path = model_dir + "/tokenizer_config.json";
   MLA_ASSIGN_OR_RETURN(const std::string config, ReadOptionalFile(config_path));
   const std::string json_path = model_dir + "/tokenizer.json";

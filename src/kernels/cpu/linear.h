@@ -8,7 +8,7 @@
 
 namespace mla::cpu {
 
-// Highway, fp32 arithmetic, any instruction set, weights of any float type. ComputeMode::kBF16 is
+// Highway, fp32 arithmetic, any instruction set, weights of any type. ComputeMode::kBF16 is
 // honoured by rounding the activations first. Never refuses.
 std::string_view SimdRefusesLinear(const LinearArgs& args, const Context& context);
 Status RunSimdLinear(const LinearArgs& args, const Context& context);
@@ -25,6 +25,14 @@ std::string_view Avx512Bf16RefusesGroupedLinear(const GroupedLinearArgs& args,
 Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& context);
 std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
 Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context);
+
+// The same with quantised weights, decoded to bf16 and scaled in fp32; bf16 weights may be among
+// the targets.
+std::string_view Avx512Bf16QuantRefusesLinear(const LinearArgs& args, const Context& context);
+Status RunAvx512Bf16QuantLinear(const LinearArgs& args, const Context& context);
+std::string_view Avx512Bf16QuantRefusesGroupedLinear(const GroupedLinearArgs& args,
+                                                     const Context& context);
+Status RunAvx512Bf16QuantGroupedLinear(const GroupedLinearArgs& args, const Context& context);
 
 }  // namespace mla::cpu
 

@@ -43,6 +43,7 @@ std::span<Product> LinearProducts(const LinearArgs& args, const PackedX& x,
                           .out = target.w.dim(0),
                           .w_dtype = target.w.dtype(),
                           .bias_dtype = target.bias.dtype(),
+                          .w_scales = target.w.scales(),
                           .accumulate = args.accumulate};
   }
   return {products, static_cast<size_t>(count)};
@@ -69,7 +70,8 @@ std::span<Product> GroupedLinearProducts(const GroupedLinearArgs& args, const Pa
                                   .rows = rows,
                                   .in = args.x.dim(1),
                                   .out = w.dim(0),
-                                  .w_dtype = w.dtype()};
+                                  .w_dtype = w.dtype(),
+                                  .w_scales = w.scales()};
     }
   }
   return {products, count};
@@ -119,12 +121,12 @@ LinearPlan::LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num
   int64_t row_blocks = 0;
   for (const Product& p : products) row_blocks += CeilDiv(p.rows, row_block_);
   const int64_t out_blocks = CeilDiv(wanted_tasks, row_blocks);
-  out_block_ = RoundUp(CeilDiv(max_out, out_blocks), kOutQuantum);
+  out_block_ = RoundUp(std::max<int64_t>(CeilDiv(max_out, out_blocks), 1), kOutQuantum);
   for (Product& p : products_) {
     p.first_block = num_blocks_;
     num_blocks_ += NumBlocks(p);
   }
-  num_tasks_ = std::min(wanted_tasks, num_blocks_);
+  num_tasks_ = std::min(wanted_tasks, num_blocks_);  // none if no product has outputs
 }
 
 const Product* LinearPlan::ProductOf(int64_t block) const {
@@ -147,7 +149,7 @@ float BiasAt(const Product& product, int64_t o) {
     case DType::kF32: return static_cast<const float*>(product.bias)[o];
     case DType::kF16: return F16ToF32(static_cast<const uint16_t*>(product.bias)[o]);
     case DType::kBF16: return Bf16ToF32(static_cast<const uint16_t*>(product.bias)[o]);
-    case DType::kI32: break;
+    default: break;
   }
   MLA_CHECK(false, "bias of dtype ", DTypeName(product.bias_dtype));
 }

@@ -20,6 +20,7 @@ struct Product {
   int64_t x_stride = 0, w_stride = 0, y_stride = 0;
   int64_t rows = 0, in = 0, out = 0;
   DType w_dtype = DType::kF32, bias_dtype = DType::kF32;
+  BlockScales w_scales = {};  // of kF8E4M3
   bool w_out_unit = false;
   bool accumulate = false;
   int64_t first_block = 0;  // set by LinearPlan

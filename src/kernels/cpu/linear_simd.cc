@@ -1,10 +1,12 @@
-// Matrix products in fp32 through Highway, weights converted as they are loaded.
+// Matrix products in fp32 through Highway, weights converted as they are loaded; quantised weights
+// are decoded by rows.
 //
 // The two forms are those of linear_avx512_bf16.cc: dot (weights contiguous along `in`) and axpy
 // (along `out`). In both an output is summed in one order whatever the tile it falls into.
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/linear_driver.h"
 #include "kernels/cpu/simd_targets.h"
+#include "tensor/quant_blocks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/linear_simd.cc"
@@ -146,6 +148,76 @@ void ConvertRow(const W* from, int64_t count, float* to) {
   if (k < count) hn::StoreU(LoadF32N(kD, from + k, count - k), kD, to + k);
 }
 
+// The first `count` elements of a row of codes.
+template <typename Block>
+void DecodeRow(const void* from, int64_t count, float* to) {
+  const auto* blocks = static_cast<const Block*>(from);
+  for (int64_t i = 0; i < count / Block::kElements; ++i) {
+    DecodeBlock(blocks[i], to + i * Block::kElements);
+  }
+}
+
+// Lanes(d) numbers in e4m3. As f16 the bits stand for 2^-8 times the value, but for NaN.
+HWY_INLINE V LoadF8E4M3(const uint8_t* from) {
+  const hn::Rebind<uint8_t, D> d8;
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::Rebind<hwy::float16_t, D> df16;
+  const auto bits = hn::PromoteTo(d16, hn::LoadU(d8, from));
+  const auto magnitude = hn::And(bits, hn::Set(d16, uint16_t{0x7f}));
+  const auto sign = hn::ShiftLeft<8>(hn::AndNot(hn::Set(d16, uint16_t{0x7f}), bits));
+  const auto nan = hn::Set(d16, uint16_t{0x7e00});
+  const auto f16 = hn::IfThenElse(hn::Eq(magnitude, hn::Set(d16, uint16_t{0x7f})), nan,
+                                  hn::ShiftLeft<7>(magnitude));
+  const V v = hn::PromoteTo(kD, hn::BitCast(df16, hn::Or(f16, sign)));
+  return hn::Mul(v, hn::Set(kD, 256.0f));
+}
+
+void DecodeF8Row(const Product& p, int64_t o, float* to) {
+  const uint8_t* from = static_cast<const uint8_t*>(p.w) + o * p.w_stride;
+  const BlockScales& s = p.w_scales;
+  for (int64_t k = 0; k < p.in;) {
+    const int64_t end = Min(p.in, ((s.col0 + k) / s.cols + 1) * s.cols - s.col0);
+    const float scale = s.At(o, k);
+    for (; k + kLanes <= end; k += kLanes) {
+      hn::StoreU(hn::Mul(LoadF8E4M3(from + k), hn::Set(kD, scale)), kD, to + k);
+    }
+    for (; k < end; ++k) to[k] = F8E4M3ToF32(from[k]) * scale;
+  }
+}
+
+// Row o of a quantised weight.
+void DecodeWeightRow(const Product& p, int64_t o, float* to) {
+  if (p.w_dtype == DType::kF8E4M3) return DecodeF8Row(p, o, to);
+  const void* from = static_cast<const char*>(p.w) + RowBytes(p.w_dtype, o * p.w_stride);
+  switch (p.w_dtype) {
+    case DType::kQ8_0: return DecodeRow<Q8_0Block>(from, p.in, to);
+    case DType::kQ4_0: return DecodeRow<Q4_0Block>(from, p.in, to);
+    case DType::kQ5_0: return DecodeRow<Q5_0Block>(from, p.in, to);
+    case DType::kQ4_K: return DecodeRow<Q4_KBlock>(from, p.in, to);
+    case DType::kQ5_K: return DecodeRow<Q5_KBlock>(from, p.in, to);
+    case DType::kQ6_K: return DecodeRow<Q6_KBlock>(from, p.in, to);
+    default: break;
+  }
+}
+
+// As DotBlock, for weights that are decoded four rows at a time whatever the rows of x.
+void QuantisedDotBlock(const ProductBlock& block, float* scratch) {
+  const Product& p = *block.product;
+  for (int64_t o = block.out_begin; o < block.out_end; o += 4) {
+    const int64_t outs = Min(4, block.out_end - o);
+    const float* w[4];
+    float bias[4];
+    for (int64_t n = 0; n < 4; ++n) {
+      const int64_t row = o + Min(n, outs - 1);
+      float* to = scratch + Min(n, outs - 1) * p.x_stride;
+      if (n < outs) DecodeWeightRow(p, row, to);
+      w[n] = to;
+      bias[n] = p.bias != nullptr ? BiasAt(p, row) : 0;
+    }
+    DotRows(block, o, outs, w, bias);
+  }
+}
+
 template <typename W>
 void DotBlock(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
@@ -245,7 +317,7 @@ void RunBlock(const ProductBlock& block, float* scratch) {
     case DType::kF32: return RunBlockOf<float>(block, scratch);
     case DType::kF16: return RunBlockOf<F16Bits>(block, scratch);
     case DType::kBF16: return RunBlockOf<Bf16Bits>(block, scratch);
-    case DType::kI32: break;
+    default: return QuantisedDotBlock(block, scratch);
   }
 }
 

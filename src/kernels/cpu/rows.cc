@@ -5,6 +5,7 @@
 
 #include "base/numeric.h"
 #include "base/threads.h"
+#include "tensor/quant_blocks.h"
 
 namespace mla::cpu {
 namespace {
@@ -21,20 +22,6 @@ void ForEachRow(const Context& context, int64_t rows, int64_t numbers_per_row, c
   });
 }
 
-void WidenRow(const void* from, DType dtype, int64_t count, float* to) {
-  const auto* halves = static_cast<const uint16_t*>(from);
-  switch (dtype) {
-    case DType::kF32: std::memcpy(to, from, count * sizeof(float)); break;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) to[i] = F16ToF32(halves[i]);
-      break;
-    case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) to[i] = Bf16ToF32(halves[i]);
-      break;
-    case DType::kI32: break;  // not a weight type: validation refuses it
-  }
-}
-
 void NarrowRow(const float* from, int64_t count, DType dtype, void* to) {
   auto* halves = static_cast<uint16_t*>(to);
   switch (dtype) {
@@ -45,7 +32,7 @@ void NarrowRow(const float* from, int64_t count, DType dtype, void* to) {
     case DType::kBF16:
       for (int64_t i = 0; i < count; ++i) halves[i] = F32ToBf16(from[i]);
       break;
-    case DType::kI32: break;
+    default: break;  // not a cache type: validation refuses it
   }
 }
 
@@ -61,8 +48,23 @@ std::string_view RefusesEmbedding(const EmbeddingArgs&, const Context&) { return
 Status RunEmbedding(const EmbeddingArgs& args, const Context& context) {
   const int64_t dim = args.table.dim(1);
   ForEachRow(context, static_cast<int64_t>(args.ids.size()), dim, [&](int64_t i) {
-    WidenRow(RowOf(args.table, args.ids[i]), args.table.dtype(), dim,
-             args.y.as<float>() + i * args.y.stride(0));
+    DequantiseMatrixRow(args.table, args.ids[i], 0, dim, args.y.as<float>() + i * args.y.stride(0));
+  });
+  return {};
+}
+
+std::string_view RefusesScale(const ScaleArgs&, const Context&) { return {}; }
+
+Status RunScale(const ScaleArgs& args, const Context& context) {
+  const int64_t dim = args.x.dim(1);
+  ForEachRow(context, args.x.dim(0), dim, [&](int64_t i) {
+    const auto* x = static_cast<const float*>(RowOf(args.x, i));
+    float* y = args.y.as<float>() + i * args.y.stride(0);
+    if (args.accumulate) {
+      for (int64_t d = 0; d < dim; ++d) y[d] += args.scale * x[d];
+    } else {
+      for (int64_t d = 0; d < dim; ++d) y[d] = args.scale * x[d];
+    }
   });
   return {};
 }

@@ -11,6 +11,8 @@ namespace mla::cpu {
 
 std::string_view RefusesEmbedding(const EmbeddingArgs& args, const Context& context);
 Status RunEmbedding(const EmbeddingArgs& args, const Context& context);
+std::string_view RefusesScale(const ScaleArgs& args, const Context& context);
+Status RunScale(const ScaleArgs& args, const Context& context);
 std::string_view RefusesRope(const RopeArgs& args, const Context& context);
 Status RunRope(const RopeArgs& args, const Context& context);
 std::string_view RefusesGatherRows(const GatherRowsArgs& args, const Context& context);

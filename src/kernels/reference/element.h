@@ -3,9 +3,12 @@
 #define MLA_KERNELS_REFERENCE_ELEMENT_H_
 
 #include <cstdint>
+#include <vector>
 
+#include "base/check.h"
 #include "base/numeric.h"
 #include "mla/tensor.h"
+#include "tensor/quant_blocks.h"
 
 namespace mla::reference {
 
@@ -15,8 +18,9 @@ inline double Load(const void* data, DType dtype, int64_t index) {
     case DType::kF16: return F16ToF32(static_cast<const uint16_t*>(data)[index]);
     case DType::kBF16: return Bf16ToF32(static_cast<const uint16_t*>(data)[index]);
     case DType::kI32: return static_cast<const int32_t*>(data)[index];
+    default: break;
   }
-  return 0;
+  MLA_CHECK(false, "no single elements in ", DTypeName(dtype));
 }
 
 inline void Store(void* data, DType dtype, int64_t index, double value) {
@@ -26,6 +30,7 @@ inline void Store(void* data, DType dtype, int64_t index, double value) {
     case DType::kF16: static_cast<uint16_t*>(data)[index] = F32ToF16(f32); break;
     case DType::kBF16: static_cast<uint16_t*>(data)[index] = F32ToBf16(f32); break;
     case DType::kI32: static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value); break;
+    default: MLA_CHECK(false, "no single elements in ", DTypeName(dtype));
   }
 }
 
@@ -36,6 +41,17 @@ inline double At(const ConstTensor& t, int64_t i, int64_t j = 0, int64_t k = 0, 
   if (t.rank() > 2) index += k * t.stride(2);
   if (t.rank() > 3) index += l * t.stride(3);
   return Load(t.data(), t.dtype(), index);
+}
+
+// Row `row` of a matrix of weights of any type, scales applied in fp64.
+inline std::vector<double> WeightRow(const ConstTensor& w, int64_t row) {
+  const int64_t count = w.dim(1);
+  std::vector<float> codes(count);
+  DequantiseMatrixRow(w.WithScales({}), row, 0, count, codes.data());
+  std::vector<double> values(codes.begin(), codes.end());
+  if (w.scales().data == nullptr) return values;
+  for (int64_t i = 0; i < count; ++i) values[i] *= double{w.scales().At(row, i)};
+  return values;
 }
 
 inline void SetAt(const Tensor& t, double value, int64_t i, int64_t j = 0, int64_t k = 0) {

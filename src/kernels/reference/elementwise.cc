@@ -62,8 +62,9 @@ void MaskGroups(const RouteArgs& args, std::vector<double>& choice) {
 
 Status Embedding(const EmbeddingArgs& args, const Context&) {
   for (size_t i = 0; i < args.ids.size(); ++i) {
+    const std::vector<double> row = WeightRow(args.table, args.ids[i]);
     for (int64_t d = 0; d < args.table.dim(1); ++d) {
-      SetAt(args.y, At(args.table, args.ids[i], d), static_cast<int64_t>(i), d);
+      SetAt(args.y, row[d], static_cast<int64_t>(i), d);
     }
   }
   return {};
@@ -77,6 +78,36 @@ Status RmsNorm(const RmsNormArgs& args, const Context&) {
     const double factor = 1 / std::sqrt(squares / static_cast<double>(dim) + args.eps);
     for (int64_t d = 0; d < dim; ++d) {
       SetAt(args.y, At(args.x, row, d) * factor * At(args.w, d), row, d);
+    }
+  }
+  return {};
+}
+
+Status LayerNorm(const LayerNormArgs& args, const Context&) {
+  const int64_t dim = args.x.dim(1);
+  const auto count = static_cast<double>(dim);
+  for (int64_t row = 0; row < args.x.dim(0); ++row) {
+    double mean = 0;
+    for (int64_t d = 0; d < dim; ++d) mean += At(args.x, row, d) / count;
+    double variance = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      const double centred = At(args.x, row, d) - mean;
+      variance += centred * centred / count;
+    }
+    const double factor = 1 / std::sqrt(variance + args.eps);
+    for (int64_t d = 0; d < dim; ++d) {
+      const double normal = (At(args.x, row, d) - mean) * factor;
+      SetAt(args.y, normal * At(args.w, d) + At(args.bias, d), row, d);
+    }
+  }
+  return {};
+}
+
+Status Scale(const ScaleArgs& args, const Context&) {
+  for (int64_t row = 0; row < args.x.dim(0); ++row) {
+    for (int64_t d = 0; d < args.x.dim(1); ++d) {
+      const double before = args.accumulate ? At(args.y, row, d) : 0.0;
+      SetAt(args.y, before + args.scale * At(args.x, row, d), row, d);
     }
   }
   return {};

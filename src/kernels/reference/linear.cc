@@ -5,9 +5,9 @@
 namespace mla::reference {
 namespace {
 
-double Dot(const ConstTensor& x, int64_t row, const ConstTensor& w, int64_t out) {
+double Dot(const ConstTensor& x, int64_t row, const std::vector<double>& w) {
   double sum = 0;
-  for (int64_t i = 0; i < x.dim(1); ++i) sum += At(x, row, i) * At(w, out, i);
+  for (int64_t i = 0; i < x.dim(1); ++i) sum += At(x, row, i) * w[i];
   return sum;
 }
 
@@ -15,14 +15,14 @@ double Dot(const ConstTensor& x, int64_t row, const ConstTensor& w, int64_t out)
 
 Status Linear(const LinearArgs& args, const Context& context) {
   for (const LinearTarget& target : args.targets) {
-    const int64_t outs = target.w.dim(0);
-    ParallelFor(context.threads, args.x.dim(0) * outs, [&](int64_t task, int) {
-      const int64_t row = task / outs;
-      const int64_t out = task % outs;
-      double value = Dot(args.x, row, target.w, out);
-      if (target.bias.present()) value += At(target.bias, out);
-      if (args.accumulate) value += At(target.y, row, out);
-      SetAt(target.y, value, row, out);
+    ParallelFor(context.threads, target.w.dim(0), [&](int64_t out, int) {
+      const std::vector<double> w = WeightRow(target.w, out);
+      for (int64_t row = 0; row < args.x.dim(0); ++row) {
+        double value = Dot(args.x, row, w);
+        if (target.bias.present()) value += At(target.bias, out);
+        if (args.accumulate) value += At(target.y, row, out);
+        SetAt(target.y, value, row, out);
+      }
     });
   }
   return {};
@@ -31,14 +31,13 @@ Status Linear(const LinearArgs& args, const Context& context) {
 Status GroupedLinear(const GroupedLinearArgs& args, const Context& context) {
   for (const GroupedTarget& target : args.targets) {
     for (size_t group = 0; group < target.w.size(); ++group) {
-      const int64_t begin = args.offsets[group];
-      const int64_t outs = target.w[group].dim(0);
-      ParallelFor(context.threads, (args.offsets[group + 1] - begin) * outs,
-                  [&](int64_t task, int) {
-                    const int64_t row = begin + task / outs;
-                    const int64_t out = task % outs;
-                    SetAt(target.y, Dot(args.x, row, target.w[group], out), row, out);
-                  });
+      const ConstTensor& weight = target.w[group];
+      ParallelFor(context.threads, weight.dim(0), [&](int64_t out, int) {
+        const std::vector<double> w = WeightRow(weight, out);
+        for (int64_t row = args.offsets[group]; row < args.offsets[group + 1]; ++row) {
+          SetAt(target.y, Dot(args.x, row, w), row, out);
+        }
+      });
     }
   }
   return {};

@@ -7,6 +7,7 @@
 #include "mla/attention.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
+#include "mla/sparse.h"
 
 namespace mla::reference {
 
@@ -14,6 +15,8 @@ Status MlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context);
 Status MlaExpanded(const MlaExpandedArgs& args, const Context& context);
 Status Gqa(const GqaArgs& args, const Context& context);
 Status MergePartials(const MergeArgs& args, const Context& context);
+Status MlaIndexTopk(const MlaIndexTopkArgs& args, const Context& context);
+Status MlaSparse(const MlaSparseArgs& args, const Context& context);
 
 Status Linear(const LinearArgs& args, const Context& context);
 Status GroupedLinear(const GroupedLinearArgs& args, const Context& context);
@@ -21,6 +24,8 @@ Status HeadLinear(const HeadLinearArgs& args, const Context& context);
 
 Status Embedding(const EmbeddingArgs& args, const Context& context);
 Status RmsNorm(const RmsNormArgs& args, const Context& context);
+Status LayerNorm(const LayerNormArgs& args, const Context& context);
+Status Scale(const ScaleArgs& args, const Context& context);
 Status RopeTable(const RopeTableArgs& args, const Context& context);
 Status Rope(const RopeArgs& args, const Context& context);
 Status SiluMul(const SiluMulArgs& args, const Context& context);

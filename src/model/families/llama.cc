@@ -6,10 +6,8 @@ namespace mla {
 
 Result<ModelSpec> ReadLlama(const ConfigReader& config) {
   MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
-  MLA_ASSIGN_OR_RETURN(const int32_t num_layers, ReadNumLayers(config));
   MLA_ASSIGN_OR_RETURN(const GqaSpec attention, ReadGqa(config));
-  MLA_ASSIGN_OR_RETURN(const DenseMlpSpec mlp, ReadDenseMlp(config));
-  spec.layers.assign(num_layers, LayerSpec{attention, mlp});
+  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDenseLayers(config, attention));
   return spec;
 }
 

@@ -1,5 +1,6 @@
 #include "model/families/parts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -40,6 +41,28 @@ Status ReadSpecialIds(const ConfigReader& config, ModelSpec& spec) {
   return {};
 }
 
+// Of quantised checkpoints in safetensors, FP8 as DeepSeek-V3 has it.
+Status CheckQuantisation(const ConfigReader& config) {
+  MLA_ASSIGN_OR_RETURN(const auto quantisation, config.GetOptionalObject("quantization_config"));
+  if (!quantisation) return {};
+  MLA_ASSIGN_OR_RETURN(const std::string method,
+                       quantisation->GetStringOr("quant_method", "unnamed"));
+  MLA_ASSIGN_OR_RETURN(const std::string format, quantisation->GetStringOr("fmt", "e4m3"));
+  MLA_ASSIGN_OR_RETURN(const auto block, quantisation->GetInts("weight_block_size", 1, kMaxDim));
+  if (method != "fp8" || format != "e4m3") {
+    return Unsupported(
+        "config.json: quantization_config is ", method, " ", format,
+        ", want quant_method fp8 with fmt e4m3, or a checkpoint in bf16, f16 or f32");
+  }
+  if (block != std::vector<int64_t>{128, 128}) {
+    std::string text;
+    for (const int64_t n : block) text += Concat(text.empty() ? "" : ", ", n);
+    return Unsupported("config.json: quantization_config.weight_block_size is [", text,
+                       "], want [128, 128]");
+  }
+  return {};
+}
+
 Status ReadRouting(const ConfigReader& config, const MoeDefaults& defaults, MoeSpec& moe) {
   MLA_ASSIGN_OR_RETURN(const std::string method,
                        config.GetChoiceOr("topk_method", defaults.topk_method,
@@ -63,6 +86,36 @@ Status ReadRouting(const ConfigReader& config, const MoeDefaults& defaults, MoeS
   return {};
 }
 
+// For every layer: does it have a mixture of experts?
+Result<std::vector<bool>> ReadMlpPattern(const ConfigReader& config) {
+  MLA_ASSIGN_OR_RETURN(const int32_t num_layers, ReadNumLayers(config));
+  std::vector<bool> is_moe;
+  if (config.Has("mlp_layer_types")) {
+    MLA_ASSIGN_OR_RETURN(const std::vector<std::string> types,
+                         config.GetStrings("mlp_layer_types"));
+    if (std::ssize(types) != num_layers) {
+      return CorruptFile("config.json: mlp_layer_types has ", types.size(),
+                         " entries, want num_hidden_layers (", num_layers, ")");
+    }
+    for (const std::string& type : types) {
+      if (type != "dense" && type != "sparse") {
+        return config.BadValue("mlp_layer_types", "a list of dense and sparse");
+      }
+      is_moe.push_back(type == "sparse");
+    }
+    return is_moe;
+  }
+  int32_t first_moe = 0;
+  int32_t every = 1;
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "first_k_dense_replace", 0, 0, kMaxLayers, first_moe));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "moe_layer_freq", 1, 1, kMaxLayers, every));
+  const bool sparse = config.Has("n_routed_experts");
+  for (int32_t i = 0; i < num_layers; ++i) {
+    is_moe.push_back(sparse && i >= first_moe && i % every == 0);
+  }
+  return is_moe;
+}
+
 }  // namespace
 
 Result<ModelSpec> ReadBase(const ConfigReader& config) {
@@ -78,11 +131,7 @@ Result<ModelSpec> ReadBase(const ConfigReader& config) {
   MLA_RETURN_IF_ERROR(ReadSpecialIds(config, spec));
   MLA_ASSIGN_OR_RETURN(const std::string activation, config.GetStringOr("hidden_act", "silu"));
   if (activation != "silu") return config.BadValue("hidden_act", "silu");
-  if (config.Has("quantization_config")) {
-    return Unsupported(
-        "config.json: quantization_config is set: quantised checkpoints are not supported, want "
-        "weights in bf16, f16 or f32");
-  }
+  MLA_RETURN_IF_ERROR(CheckQuantisation(config));
   return spec;
 }
 
@@ -92,14 +141,24 @@ Result<int32_t> ReadNumLayers(const ConfigReader& config) {
   return layers;
 }
 
-Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing) {
+Result<int32_t> ReadSize(const ConfigReader& config, std::string_view key) {
+  int32_t size = 0;
+  MLA_RETURN_IF_ERROR(ReadDim(config, key, kMaxDim, size));
+  return size;
+}
+
+Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing, int32_t v_head_dim) {
   MlaSpec mla;
   MlaShape& shape = mla.shape;
   MLA_RETURN_IF_ERROR(ReadDim(config, "num_attention_heads", kMaxHeads, shape.heads));
   MLA_RETURN_IF_ERROR(ReadDim(config, "kv_lora_rank", kMaxDim, shape.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ReadDim(config, "qk_nope_head_dim", kMaxDim, shape.qk_nope_head_dim));
   MLA_RETURN_IF_ERROR(ReadDim(config, "qk_rope_head_dim", kMaxDim, shape.qk_rope_head_dim));
-  MLA_RETURN_IF_ERROR(ReadDim(config, "v_head_dim", kMaxDim, shape.v_head_dim));
+  if (v_head_dim > 0) {
+    MLA_RETURN_IF_ERROR(ReadDimOr(config, "v_head_dim", v_head_dim, 1, kMaxDim, shape.v_head_dim));
+  } else {
+    MLA_RETURN_IF_ERROR(ReadDim(config, "v_head_dim", kMaxDim, shape.v_head_dim));
+  }
   if (shape.qk_rope_head_dim % 2 != 0) {
     return config.BadValue("qk_rope_head_dim", "an even number");
   }
@@ -141,11 +200,47 @@ Result<GqaSpec> ReadGqa(const ConfigReader& config) {
   return gqa;
 }
 
-Result<DenseMlpSpec> ReadDenseMlp(const ConfigReader& config) {
+Status RefuseSlidingWindow(const ConfigReader& config, bool enabled) {
+  if (!enabled) return {};
+  MLA_ASSIGN_OR_RETURN(const auto window,
+                       config.GetOptionalInt("sliding_window", 0, kMaxPositions));
+  MLA_ASSIGN_OR_RETURN(const int64_t context,
+                       config.GetIntOr("max_position_embeddings", 2048, 1, kMaxPositions));
+  if (!window || *window >= context) return {};
+  return Unsupported("config.json: sliding_window is ", *window,
+                     ": windows shorter than the context (max_position_embeddings, ", context,
+                     ") are not supported, want null or more");
+}
+
+Result<IndexerSpec> ReadIndexer(const ConfigReader& config, const MlaSpec& mla,
+                                RopePairing pairing) {
+  IndexerSpec indexer;
+  indexer.pairing = pairing;
+  MLA_RETURN_IF_ERROR(ReadDim(config, "index_n_heads", kMaxHeads, indexer.heads));
+  MLA_RETURN_IF_ERROR(ReadDim(config, "index_head_dim", kMaxDim, indexer.head_dim));
+  MLA_RETURN_IF_ERROR(ReadDim(config, "index_topk", kMaxPositions, indexer.top_k));
+  if (indexer.head_dim < mla.shape.qk_rope_head_dim) {
+    return config.BadValue("index_head_dim",
+                           Concat("at least qk_rope_head_dim (", mla.shape.qk_rope_head_dim, ")"));
+  }
+  if (mla.q_lora_rank == 0) {
+    return config.BadValue("q_lora_rank", "a number: the indexer reads the query's latent");
+  }
+  return indexer;
+}
+
+Result<DenseMlpSpec> ReadDenseMlp(const ConfigReader& config, std::string_view key) {
   DenseMlpSpec mlp;
-  MLA_RETURN_IF_ERROR(ReadDim(config, "intermediate_size", kMaxDim, mlp.intermediate));
+  MLA_RETURN_IF_ERROR(ReadDim(config, key, kMaxDim, mlp.intermediate));
   MLA_ASSIGN_OR_RETURN(mlp.bias, config.GetBoolOr("mlp_bias", false));
   return mlp;
+}
+
+Result<std::vector<LayerSpec>> ReadDenseLayers(const ConfigReader& config,
+                                               const AttentionSpec& attention) {
+  MLA_ASSIGN_OR_RETURN(const int32_t num_layers, ReadNumLayers(config));
+  MLA_ASSIGN_OR_RETURN(const DenseMlpSpec mlp, ReadDenseMlp(config));
+  return std::vector<LayerSpec>(num_layers, LayerSpec{attention, mlp, {}, {}});
 }
 
 Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults) {
@@ -169,21 +264,20 @@ Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults)
 
 Result<std::vector<LayerSpec>> ReadDeepseekLayers(const ConfigReader& config, const MlaSpec& mla,
                                                   const MoeDefaults& defaults) {
-  MLA_ASSIGN_OR_RETURN(const int32_t num_layers, ReadNumLayers(config));
-  MLA_ASSIGN_OR_RETURN(const DenseMlpSpec dense, ReadDenseMlp(config));
-  int32_t first_moe = 0;
-  int32_t every = 1;
-  MLA_RETURN_IF_ERROR(ReadDimOr(config, "first_k_dense_replace", 0, 0, kMaxLayers, first_moe));
-  MLA_RETURN_IF_ERROR(ReadDimOr(config, "moe_layer_freq", 1, 1, kMaxLayers, every));
+  MLA_ASSIGN_OR_RETURN(const std::vector<bool> is_moe, ReadMlpPattern(config));
+  const bool any_moe = std::find(is_moe.begin(), is_moe.end(), true) != is_moe.end();
+  const bool all_moe = std::find(is_moe.begin(), is_moe.end(), false) == is_moe.end();
+  DenseMlpSpec dense;
+  if (!all_moe) {
+    MLA_ASSIGN_OR_RETURN(dense, ReadDenseMlp(config));
+  }
   MoeSpec moe;
-  const bool sparse = config.Has("n_routed_experts");
-  if (sparse) {
+  if (any_moe) {
     MLA_ASSIGN_OR_RETURN(moe, ReadMoe(config, defaults));
   }
   std::vector<LayerSpec> layers;
-  for (int32_t i = 0; i < num_layers; ++i) {
-    const bool is_moe = sparse && i >= first_moe && i % every == 0;
-    layers.push_back({mla, is_moe ? MlpSpec(moe) : MlpSpec(dense)});
+  for (const bool sparse : is_moe) {
+    layers.push_back({mla, sparse ? MlpSpec(moe) : MlpSpec(dense), {}, {}});
   }
   return layers;
 }

@@ -1,5 +1,7 @@
 #include "model/families/registry.h"
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -8,16 +10,68 @@
 namespace mla {
 namespace {
 
+using nlohmann::json;
+
 struct Family {
   std::string_view model_type;
   SpecReader read;
 };
 
 constexpr Family kFamilies[] = {
-    {"deepseek_v2", ReadDeepseekV2},
-    {"deepseek_v3", ReadDeepseekV3},
-    {"llama", ReadLlama},
+#define MLA_LIST_FAMILY(type, read) {type, read},
+    MLA_MODEL_FAMILIES(MLA_LIST_FAMILY)
+#undef MLA_LIST_FAMILY
 };
+
+// What families that are met in the wild would need and is not here.
+struct Missing {
+  std::string_view model_type;
+  std::string_view parts;
+};
+
+constexpr Missing kMissing[] = {
+    {"deepseek_ref",
+     "compressed attention over shared keys and values, hash routing and hyper-connections"},
+    {"deepseek_v4",
+     "compressed attention over shared keys and values, hash routing and hyper-connections"},
+    {"kimi_linear", "layers of linear attention (KDA)"},
+    {"glm5_next", "layers of linear attention (KDA) and attention without RoPE"},
+};
+
+const Family* FindFamily(std::string_view type) {
+  const auto* found = std::find_if(std::begin(kFamilies), std::end(kFamilies),
+                                   [&](const Family& f) { return f.model_type == type; });
+  return found == std::end(kFamilies) ? nullptr : found;
+}
+
+Error UnknownType(const std::string& type) {
+  for (const Missing& missing : kMissing) {
+    if (missing.model_type == type) {
+      return Unsupported("config.json: model_type ", Quote(type), " is not supported: it needs ",
+                         missing.parts);
+    }
+  }
+  std::string known;
+  for (const Family& family : kFamilies) {
+    if (!known.empty()) known += ", ";
+    known += family.model_type;
+  }
+  return Unsupported("config.json: model_type ", Quote(type), " is not known, want one of ", known);
+}
+
+// The language model inside a multimodal one. What the outer config says of the whole checkpoint
+// holds for it too.
+Result<ModelSpec> ReadTextModel(const json& config) {
+  json inner = config["text_config"];
+  for (const char* key : {"quantization_config", "tie_word_embeddings"}) {
+    if (config.contains(key) && (!inner.contains(key) || inner[key].is_null())) {
+      inner[key] = config[key];
+    }
+  }
+  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(inner));
+  spec.tensor_prefix = "language_model.";
+  return spec;
+}
 
 }  // namespace
 
@@ -27,16 +81,15 @@ std::vector<std::string_view> KnownModelTypes() {
   return types;
 }
 
-Result<ModelSpec> ReadModelSpec(const nlohmann::json& config) {
+Result<ModelSpec> ReadModelSpec(const json& config) {
   MLA_ASSIGN_OR_RETURN(const ConfigReader reader, ConfigReader::Create(config, "config.json"));
   MLA_ASSIGN_OR_RETURN(const std::string type, reader.GetString("model_type"));
-  std::string known;
-  for (const Family& family : kFamilies) {
-    if (family.model_type == type) return family.read(reader);
-    if (!known.empty()) known += ", ";
-    known += family.model_type;
+  if (const Family* family = FindFamily(type)) return family->read(reader);
+  const auto text = config.find("text_config");
+  if (text != config.end() && text->is_object() && !text->contains("text_config")) {
+    return ReadTextModel(config);
   }
-  return Unsupported("config.json: model_type ", Quote(type), " is not known, want one of ", known);
+  return UnknownType(type);
 }
 
 }  // namespace mla

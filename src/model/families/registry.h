@@ -1,5 +1,5 @@
 // The model families: what maps a config.json to a ModelSpec. To add one, write a file beside this
-// with a function of type SpecReader and add a line to the table in registry.cc.
+// with a function of type SpecReader and add a line to list.h (docs/adding-a-model.md).
 #ifndef MLA_MODEL_FAMILIES_REGISTRY_H_
 #define MLA_MODEL_FAMILIES_REGISTRY_H_
 
@@ -9,18 +9,20 @@
 
 #include "io/config.h"
 #include "mla/result.h"
+#include "model/families/list.h"
 #include "model/spec.h"
 
 namespace mla {
 
 using SpecReader = Result<ModelSpec> (*)(const ConfigReader& config);
 
-Result<ModelSpec> ReadDeepseekV2(const ConfigReader& config);
-Result<ModelSpec> ReadDeepseekV3(const ConfigReader& config);
-Result<ModelSpec> ReadLlama(const ConfigReader& config);
+#define MLA_DECLARE_FAMILY(type, read) Result<ModelSpec> read(const ConfigReader& config);
+MLA_MODEL_FAMILIES(MLA_DECLARE_FAMILY)
+#undef MLA_DECLARE_FAMILY
 
-// Reads a whole config by its model_type. An unknown one is kUnsupported and the error lists those
-// that are known.
+// Reads a whole config by its model_type. Of a multimodal model, whose config has a text_config and
+// whose own type is not known, the language model is read. An unknown type is kUnsupported: the
+// error lists those that are known and, of some, says what they would need.
 Result<ModelSpec> ReadModelSpec(const nlohmann::json& config);
 
 std::vector<std::string_view> KnownModelTypes();

@@ -1,0 +1,292 @@
+#include "apps/compare.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "engine/perplexity.h"
+#include "mla/attention.h"
+
+namespace mla {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int32_t kGreedyTokens = 24;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::vector<AttentionForm> FormsOf(const Model& model) {
+  const auto& layers = model.spec().layers;
+  const bool mla = std::any_of(layers.begin(), layers.end(), [](const LayerSpec& layer) {
+    return std::holds_alternative<MlaSpec>(layer.attention);
+  });
+  if (!mla) return {AttentionForm::kAuto};
+  return {AttentionForm::kAbsorbed, AttentionForm::kExpanded, AttentionForm::kMha};
+}
+
+std::string NameOf(AttentionForm form) {
+  switch (form) {
+    case AttentionForm::kAbsorbed: return "absorbed";
+    case AttentionForm::kExpanded: return "expanded";
+    case AttentionForm::kMha: return "mha";
+    case AttentionForm::kAuto: break;
+  }
+  return "own";
+}
+
+std::vector<int32_t> ChunkSizes(int32_t context) {
+  std::vector<int32_t> sizes;
+  for (int32_t size = 1; size <= 256 && 2 * size <= context; size *= 2) sizes.push_back(size);
+  return sizes;
+}
+
+// Measures one session; tokens are random.
+class Meter {
+ public:
+  Meter(Session& session, int32_t repetitions) : session_(session), repetitions_(repetitions) {
+    std::mt19937 random(1);
+    const auto vocab = static_cast<uint32_t>(session.model().spec().vocab_size);
+    for (int32_t i = 0; i < session.context(); ++i) {
+      ids_.push_back(static_cast<int32_t>(random() % vocab));
+    }
+  }
+
+  // `steps` steps of `tokens` each after `depth` tokens; the fastest of the repetitions.
+  Result<SpeedPoint> Measure(int32_t depth, int32_t tokens, int32_t steps) {
+    session_.Truncate(std::min(depth, session_.length()));
+    const int32_t have = session_.length();
+    if (depth > have) {
+      MLA_RETURN_IF_ERROR(session_.Append(std::span(ids_).subspan(have, depth - have)));
+    }
+    double best = INFINITY;
+    for (int32_t i = -1; i < repetitions_; ++i) {  // -1: to warm up
+      session_.Truncate(depth);
+      const auto start = Clock::now();
+      for (int32_t s = 0; s < steps; ++s) {
+        MLA_RETURN_IF_ERROR(session_.Append(std::span(ids_).subspan(depth + s * tokens, tokens)));
+      }
+      if (i >= 0) best = std::min(best, SecondsSince(start));
+    }
+    session_.Truncate(depth);
+    return SpeedPoint{depth, tokens, tokens * steps / best};
+  }
+
+ private:
+  Session& session_;
+  int32_t repetitions_;
+  std::vector<int32_t> ids_;  // [context]
+};
+
+// The prompt, and the likeliest tokens after it; `logits` are those after the prompt.
+Status RunGreedy(Session& session, const std::vector<int32_t>& prompt, FormRun& run,
+                 std::vector<float>& logits) {
+  session.Truncate(0);
+  MLA_RETURN_IF_ERROR(session.Append(prompt));
+  logits.assign(session.logits().begin(), session.logits().end());
+  while (std::ssize(run.greedy) < kGreedyTokens && session.length() < session.context()) {
+    const auto best = std::max_element(session.logits().begin(), session.logits().end());
+    const auto id = static_cast<int32_t>(best - session.logits().begin());
+    run.greedy.push_back(id);
+    MLA_RETURN_IF_ERROR(session.Append({&id, 1}));
+  }
+  return {};
+}
+
+Status MeasureForm(Session& session, const CompareOptions& options, const Advance& advance,
+                   FormRun& run) {
+  Meter meter(session, options.repetitions);
+  for (const int32_t depth : options.depths) {
+    if (depth > 0) {
+      MLA_ASSIGN_OR_RETURN(const SpeedPoint prefill, meter.Measure(0, depth, 1));
+      run.prefill.push_back(prefill);
+    }
+    advance();
+  }
+  for (const int32_t depth : options.depths) {
+    const int32_t steps = std::min(options.decode_tokens, session.context() - depth);
+    if (steps > 0) {
+      MLA_ASSIGN_OR_RETURN(const SpeedPoint decode, meter.Measure(depth, 1, steps));
+      run.decode.push_back(decode);
+    }
+    advance();
+  }
+  const int32_t depth = session.context() / 2;
+  for (const int32_t size : ChunkSizes(session.context())) {
+    MLA_ASSIGN_OR_RETURN(const SpeedPoint chunk, meter.Measure(depth, size, 1));
+    run.chunks.push_back(chunk);
+    advance();
+  }
+  return {};
+}
+
+void FindCrossovers(const Model& model, FormComparison& comparison) {
+  if (comparison.runs.size() < 2) return;
+  const auto& absorbed = comparison.runs[0].chunks;
+  const auto& expanded = comparison.runs[1].chunks;
+  // From the largest down: noise among small steps is no crossover.
+  for (size_t i = absorbed.size(); i-- > 0;) {
+    if (expanded[i].tokens_per_second <= absorbed[i].tokens_per_second) break;
+    comparison.crossover = absorbed[i].tokens;
+  }
+  for (const LayerSpec& layer : model.spec().layers) {
+    const auto* mla = std::get_if<MlaSpec>(&layer.attention);
+    if (mla == nullptr) continue;
+    for (int32_t q = 1; q <= 4096 && comparison.chosen_crossover == 0; ++q) {
+      if (ChooseMlaForm(mla->shape, q, comparison.chunk_depth + q) == MlaForm::kExpanded) {
+        comparison.chosen_crossover = q;
+      }
+    }
+    return;
+  }
+}
+
+}  // namespace
+
+int64_t FormSteps(const Model& model, const CompareOptions& options) {
+  const int32_t context =
+      options.session.context > 0 ? options.session.context : model.spec().max_positions;
+  return std::ssize(FormsOf(model)) *
+         (2 * std::ssize(options.depths) + std::ssize(ChunkSizes(context)) + 1);
+}
+
+Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_t>& prompt,
+                                    const CompareOptions& options, const Advance& advance) {
+  FormComparison comparison;
+  std::vector<float> first_logits;
+  for (const AttentionForm form : FormsOf(model)) {
+    SessionOptions session_options = options.session;
+    session_options.form = form;
+    MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+                         Session::Create(model, session_options));
+    FormRun run;
+    run.form = NameOf(form);
+    run.kv_dtype = DTypeName(session->cache().options().dtype);
+    run.cache_bytes_per_token = session->cache().bytes_per_token();
+    comparison.chunk_depth = session->context() / 2;
+    std::vector<float> logits;
+    MLA_RETURN_IF_ERROR(RunGreedy(*session, prompt, run, logits));
+    advance();
+    if (first_logits.empty()) first_logits = logits;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      run.max_logit_difference = std::max(
+          run.max_logit_difference, static_cast<double>(std::abs(logits[i] - first_logits[i])));
+    }
+    MLA_RETURN_IF_ERROR(MeasureForm(*session, options, advance, run));
+    if (!comparison.runs.empty() && run.greedy != comparison.runs[0].greedy) {
+      comparison.same_tokens = false;
+    }
+    comparison.runs.push_back(std::move(run));
+  }
+  FindCrossovers(model, comparison);
+  return comparison;
+}
+
+Result<TextRun> ScoreText(const std::string& name, const LoadedModel& loaded,
+                          const std::string& text, const SessionOptions& options) {
+  SessionOptions own = options;
+  own.context =
+      options.context > 0 ? std::min(options.context, loaded.model->spec().max_positions) : 0;
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(*loaded.model, own));
+  MLA_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(loaded, text));
+  const int32_t bos = BosId(loaded);
+  if (!ids.empty() && ids.front() == bos) ids.erase(ids.begin());
+  const auto window = static_cast<size_t>(session->context() - (bos >= 0 ? 1 : 0));
+  if (window < 2) return InvalidArgument("context is ", session->context(), ", want at least 3");
+  NllSum sum;
+  const auto start = Clock::now();
+  // Consecutive windows, each beginning with BOS, so that every token is predicted once.
+  for (size_t begin = 0; begin < ids.size(); begin += window) {
+    std::vector<int32_t> piece;
+    if (bos >= 0) piece.push_back(bos);
+    piece.insert(piece.end(), ids.begin() + begin,
+                 ids.begin() + std::min(begin + window, ids.size()));
+    if (piece.size() > 1) MLA_RETURN_IF_ERROR(AddNll(*session, piece, sum));
+  }
+  const double seconds = SecondsSince(start);
+  if (sum.tokens == 0) return InvalidArgument("the text holds no token to predict");
+  TextRun run;
+  run.model = name;
+  run.tokens = sum.tokens;
+  run.nll = sum.nll;
+  run.perplexity = sum.perplexity();
+  run.bits_per_byte = sum.nll / std::log(2.0) / static_cast<double>(text.size());
+  run.tokens_per_second = static_cast<double>(sum.tokens) / seconds;
+  run.bytes_per_second = static_cast<double>(text.size()) / seconds;
+  run.cache_bytes_per_token = session->cache().bytes_per_token();
+  run.cache_bytes_per_text_byte = static_cast<double>(run.cache_bytes_per_token) *
+                                  static_cast<double>(ids.size()) /
+                                  static_cast<double>(text.size());
+  run.weight_bytes = loaded.model->checkpoint().data_bytes();
+  return run;
+}
+
+Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector<int32_t>& ids,
+                                           const std::vector<std::pair<int32_t, int32_t>>& heads) {
+  const auto n = static_cast<int64_t>(ids.size());
+  for (const auto& [layer, head] : heads) {
+    if (layer < 0 || layer >= std::ssize(model.spec().layers)) {
+      return InvalidArgument("layer ", layer, " is out of range, want 0 to ",
+                             model.spec().layers.size() - 1);
+    }
+  }
+  KvCacheOptions cache_options;
+  cache_options.layers = CacheSpecs(model.spec(), /*full_heads=*/true);
+  cache_options.dtype = DType::kF32;
+  cache_options.page_size = static_cast<int32_t>(std::min<int64_t>(n, kMaxPageSize));
+  cache_options.num_pages = (n + cache_options.page_size - 1) / cache_options.page_size;
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache, KvCache::Create(cache_options));
+  CachedSequence sequence(cache.get());
+  const SequenceInput input{&sequence, ids};
+  ThreadPool threads(UsableCpus());
+  Context context;
+  context.threads = &threads;
+  std::vector<HeadMap> maps;
+  Status status;
+  ForwardArgs args;
+  args.sequences = {&input, 1};
+  args.logits_for = LogitsFor::kNone;
+  args.form = AttentionForm::kMha;
+  args.attention_observer = [&](size_t layer, const GqaArgs& call) {
+    const int64_t count = call.q.dim(1);
+    const int64_t kv_heads = call.k_cache.dim(2);
+    std::vector<float> out;
+    for (const auto& [wanted, head] : heads) {
+      if (wanted != static_cast<int32_t>(layer) || !status.ok()) continue;
+      if (head < 0 || head >= count) {
+        status = InvalidArgument("head ", head, " is out of range, want 0 to ", count - 1);
+        return;
+      }
+      if (out.empty()) {
+        // Key j's value is unit vector j: the output of a query is its row of weights.
+        const int64_t slots = call.k_cache.dim(0) * call.k_cache.dim(1);
+        std::vector<float> units(slots * kv_heads * n, 0.0f);
+        for (int64_t j = 0; j < n; ++j) {
+          for (int64_t h = 0; h < kv_heads; ++h) {
+            units[(sequence.SlotOf(static_cast<int32_t>(j)) * kv_heads + h) * n + j] = 1;
+          }
+        }
+        out.resize(n * count * n);
+        GqaArgs weights = call;
+        weights.v_cache = ConstTensor(units.data(), DType::kF32,
+                                      {call.k_cache.dim(0), call.k_cache.dim(1), kv_heads, n});
+        weights.out = Tensor(out.data(), DType::kF32, {n, count, n});
+        weights.lse = {};
+        status = Gqa(weights, context);
+        if (!status.ok()) return;
+      }
+      HeadMap map{wanted, head, std::vector<float>(n * n)};
+      for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(out.begin() + (i * count + head) * n, n, map.weights.begin() + i * n);
+      }
+      maps.push_back(std::move(map));
+    }
+  };
+  MLA_RETURN_IF_ERROR(model.Forward(args, *cache, context));
+  MLA_RETURN_IF_ERROR(std::move(status));
+  return maps;
+}
+
+}  // namespace mla

@@ -1,0 +1,84 @@
+#include "apps/report_html.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "apps/chart.h"
+#include "io/atomic_file.h"
+
+namespace mla {
+namespace {
+
+constexpr std::string_view kPageStyle = R"(
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1040px;padding:16px;background:var(--bg);color:var(--fg);
+font:16px/1.5 system-ui,"DejaVu Sans",sans-serif}
+h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+p{max-width:70ch;overflow-wrap:anywhere}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+th{color:var(--dim);font-weight:600}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+.chart{width:100%;max-width:620px;height:auto;display:block;margin:.5rem 0}
+@media(max-width:500px){.t{font-size:14px}.title{font-size:16px}th,td{padding:.3rem .45rem}}
+)";
+
+}  // namespace
+
+HtmlReport::HtmlReport(std::string_view title) : title_(EscapeXml(title)) {}
+
+void HtmlReport::Heading(std::string_view text) {
+  body_ += Concat("<h2>", EscapeXml(text), "</h2>\n");
+}
+
+void HtmlReport::Paragraph(std::string_view text) {
+  body_ += Concat("<p>", EscapeXml(text), "</p>\n");
+}
+
+void HtmlReport::Table(const std::vector<std::string>& header,
+                       const std::vector<std::vector<std::string>>& rows) {
+  const auto row = [](const std::vector<std::string>& cells, std::string_view tag) {
+    std::string html = "<tr>";
+    for (const std::string& cell : cells) {
+      html += Concat("<", tag, ">", EscapeXml(cell), "</", tag, ">");
+    }
+    return html + "</tr>\n";
+  };
+  body_ += "<div class=\"scroll\"><table>\n<thead>" + row(header, "th") + "</thead><tbody>\n";
+  for (const auto& cells : rows) body_ += row(cells, "td");
+  body_ += "</tbody></table></div>\n";
+}
+
+void HtmlReport::Chart(const std::string& svg) { body_ += svg + "\n"; }
+void HtmlReport::BeginCharts() { body_ += "<div class=\"charts\">\n"; }
+void HtmlReport::EndCharts() { body_ += "</div>\n"; }
+
+std::string HtmlReport::ToString() const {
+  return Concat(
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
+      title_, "</title>\n<style>", ChartStyle(), kPageStyle, "</style></head>\n<body>\n<h1>",
+      title_, "</h1>\n", body_, "</body></html>\n");
+}
+
+Status CheckWritable(const std::string& path) {
+  // Made and given up: the temporary beside the target is removed again.
+  const Result<AtomicFile> file = AtomicFile::Create(path);
+  if (!file.ok()) return file.error();
+  return {};
+}
+
+Status WriteReport(const std::string& path, const std::string& contents) {
+  const Status status = WriteFileAtomically(path, contents);
+  if (status.ok()) return status;
+  const char* folder = std::getenv("TMPDIR");
+  std::string copy = Concat(folder != nullptr && *folder != '\0' ? folder : "/tmp", "/mla-report-",
+                            ::getpid(), ".html");
+  if (!WriteFileAtomically(copy, contents).ok()) return status;
+  return Error{status.error().code, Concat(status.message(), "; the report is in ", copy)};
+}
+
+}  // namespace mla

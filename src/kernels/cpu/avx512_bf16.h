@@ -1,0 +1,86 @@
+// What kernels on AVX512_BF16 share. For x86-64 only; call these from functions that are compiled
+// for the same instructions.
+#ifndef MLA_KERNELS_CPU_AVX512_BF16_H_
+#define MLA_KERNELS_CPU_AVX512_BF16_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace mla::cpu {
+namespace {
+
+// AVX-512 is enabled for the functions below only. Nothing of the standard library may be
+// instantiated among them: the linker could keep that copy for callers on older machines.
+#if defined(__clang__)
+#pragma clang attribute push(                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC diagnostic push
+// GCC 12 warns of the undefined operands inside its own intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
+#endif
+
+using Bf16Bits = uint16_t;
+
+inline __m512bh AsBf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
+inline __m512bh LoadBf16(const Bf16Bits* p) { return AsBf16(_mm512_loadu_si512(p)); }
+inline __m512bh LoadBf16(const Bf16Bits* p, __mmask32 mask) {
+  return AsBf16(_mm512_maskz_loadu_epi16(mask, p));
+}
+
+// LinearBackend::pack_rows to bf16.
+inline void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, bool /*round*/,
+                     void* packed, int64_t packed_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = x + row * x_stride;
+    Bf16Bits* to = static_cast<Bf16Bits*>(packed) + row * packed_stride;
+    for (int64_t k = 0; k < packed_stride; k += 16) {
+      const int64_t left = in - k;
+      const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + k));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k), reinterpret_cast<__m256i>(rounded));
+    }
+  }
+}
+
+// Lane i of the result is the sum of the lanes of v[i], by the same tree for every i: each step
+// adds halves of half as many lanes, packing two inputs into one.
+inline __m512 SumLanes(const __m512 (&v)[16]) {
+  const __m512i swap128 =
+      _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  __m512 half[8], quarter[4], eighth[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, v[i], v[i + 8]),
+                            _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    quarter[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, half[i], half[i + 4]),
+                               _mm512_permutex2var_ps(half[i], swap128, half[i + 4]));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    eighth[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, quarter[i], quarter[i + 2]),
+                              _mm512_shuffle_ps(quarter[i], quarter[i + 2], 0x4e));
+  }
+  const __m512 swapped = _mm512_mask_blend_ps(0x5555, eighth[0], eighth[1]);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, eighth[0], eighth[1]),
+                       _mm512_permute_ps(swapped, 0xb1));
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#pragma GCC diagnostic pop
+#endif
+
+}  // namespace
+}  // namespace mla::cpu
+
+#endif  // MLA_KERNELS_CPU_AVX512_BF16_H_

@@ -1,0 +1,357 @@
+// Linear, GroupedLinear and Embedding with quantised weights: every kernel on every instruction set
+// against the reference.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/numeric.h"
+#include "base/threads.h"
+#include "base/workspace.h"
+#include "kernels/cpu/isa.h"
+#include "mla/elementwise.h"
+#include "mla/linear.h"
+#include "support/every_isa.h"
+#include "support/tolerance.h"
+#include "tensor/quant_blocks.h"
+
+namespace mla {
+namespace {
+
+using test::ForEachIsa;
+using test::Operator;
+using test::ToleranceFor;
+
+constexpr DType kQuantised[] = {DType::kF8E4M3, DType::kQ8_0, DType::kQ4_0, DType::kQ5_0,
+                                DType::kQ4_K,   DType::kQ5_K, DType::kQ6_K};
+constexpr ComputeMode kModes[] = {ComputeMode::kF32, ComputeMode::kBF16};
+
+std::vector<float> Normal(int64_t count, std::mt19937& random) {
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> values(count);
+  for (float& v : values) v = normal(random);
+  return values;
+}
+
+// A random weight [out, in], its rows one block (or 5 numbers) apart, poisoned between. The memory
+// ends with the last row.
+class QuantMatrix {
+ public:
+  QuantMatrix(DType dtype, int64_t out, int64_t in, std::mt19937& random, int64_t row0 = 0,
+              int64_t col0 = 0)
+      : dtype_(dtype), out_(out), in_(in), stride_(in + (IsBlockType(dtype) ? 256 : 5)) {
+    bytes_.assign(out == 0 ? 1 : RowBytes(dtype, (out - 1) * stride_ + in), 0xff);
+    const std::vector<float> values = Normal(out * in, random);
+    for (int64_t o = 0; o < out; ++o) {
+      QuantiseRow(dtype, values.data() + o * in, in, bytes_.data() + RowBytes(dtype, o * stride_));
+    }
+    if (dtype != DType::kF8E4M3) return;
+    scales_.row0 = row0;
+    scales_.col0 = col0;
+    scales_.stride = (col0 + in) / 128 + 1;
+    std::uniform_real_distribution<float> scale(0.1f, 2);
+    scale_values_.resize(((row0 + out) / 128 + 1) * scales_.stride);
+    for (float& s : scale_values_) s = scale(random);
+  }
+
+  ConstTensor view() const {
+    const ConstTensor w(bytes_.data(), dtype_, {out_, in_}, {stride_, 1});
+    if (dtype_ != DType::kF8E4M3) return w;
+    BlockScales scales = scales_;
+    scales.data = scale_values_.data();
+    return w.WithScales(scales);
+  }
+
+ private:
+  DType dtype_;
+  int64_t out_, in_, stride_;
+  std::vector<uint8_t> bytes_;
+  BlockScales scales_;
+  std::vector<float> scale_values_;
+};
+
+struct Case {
+  int64_t rows, in, out;
+  bool bias = false, accumulate = false;
+  int64_t row0 = 0, col0 = 0;  // of an F8E4M3 weight in its scales
+};
+
+// Partial tiles and panels; more rows than fit a tile; long rows; nothing at all.
+constexpr Case kCases[] = {
+    {1, 256, 1},          {1, 256, 4, true},  {2, 512, 7, false, true},
+    {3, 256, 37},         {5, 2304, 9, true}, {1, 2304, 66, true, true},
+    {33, 1280, 21, true}, {9, 1024, 32},      {0, 256, 4},
+    {4, 256, 0},          {300, 256, 8},      {6, 512, 40, false, false, 100, 96},
+};
+// Rows that are no whole groups, at any place in the scales: F8E4M3 alone.
+constexpr Case kF8Cases[] = {{3, 130, 140, true},
+                             {1, 1, 3},
+                             {7, 1111, 5},
+                             {2, 300, 9, false, true, 127, 64},
+                             {5, 77, 6, false, false, 3, 51}};
+
+struct Data {
+  std::vector<float> x, bias, y;
+  QuantMatrix w;
+
+  Data(const Case& c, DType dtype, std::mt19937& random)
+      : x(Normal(c.rows * c.in, random)),
+        bias(Normal(c.out, random)),
+        y(Normal(c.rows * c.out, random)),
+        w(dtype, c.out, c.in, random, c.row0, c.col0) {}
+};
+
+class QuantLinearTest : public ::testing::Test {
+ protected:
+  Context ContextFor(std::string_view kernel, ComputeMode mode, ThreadPool* threads) {
+    Context context;
+    context.threads = threads;
+    context.workspace = &workspace_;
+    context.compute = mode;
+    context.kernel = kernel;
+    return context;
+  }
+
+  // Rows [begin, end) of the case.
+  std::vector<float> Run(const Case& c, const Data& d, const Context& context, int64_t begin,
+                         int64_t end) {
+    std::vector<float> y(d.y.begin() + begin * c.out, d.y.begin() + end * c.out);
+    y.resize(std::max<size_t>(y.size(), 1));
+    const int64_t rows = end - begin;
+    std::vector<float> x(d.x.begin() + begin * c.in, d.x.begin() + end * c.in);
+    x.resize(std::max<size_t>(x.size(), 1));
+    const std::vector<float> bias(d.bias.begin(), d.bias.end());
+    const LinearTarget target{
+        d.w.view(), c.bias ? ConstTensor(bias.data(), DType::kF32, {c.out}) : ConstTensor(),
+        Tensor(y.data(), DType::kF32, {rows, c.out})};
+    const Status status = Linear({.x = ConstTensor(x.data(), DType::kF32, {rows, c.in}),
+                                  .targets = {&target, 1},
+                                  .accumulate = c.accumulate},
+                                 context);
+    EXPECT_TRUE(status.ok()) << status.message();
+    y.resize(rows * c.out);
+    return y;
+  }
+
+  // The fp64 answer for the activations of a mode, and what errors are relative to.
+  void Reference(const Case& c, const Data& d, ComputeMode mode, std::vector<float>& want,
+                 std::vector<double>& magnitude) {
+    Data rounded = d;
+    if (mode == ComputeMode::kBF16) {
+      for (float& v : rounded.x) v = Bf16ToF32(F32ToBf16(v));
+    }
+    want = Run(c, rounded, ContextFor("reference", ComputeMode::kF32, &pool_), 0, c.rows);
+    magnitude.assign(want.size(), 0);
+    std::vector<float> w(c.in);
+    for (int64_t o = 0; o < c.out; ++o) {
+      DequantiseMatrixRow(d.w.view(), o, 0, c.in, w.data());
+      for (int64_t row = 0; row < c.rows; ++row) {
+        double sum = c.bias ? std::fabs(d.bias[o]) : 0;
+        if (c.accumulate) sum += std::fabs(d.y[row * c.out + o]);
+        for (int64_t k = 0; k < c.in; ++k)
+          sum += std::fabs(double{w[k]} * rounded.x[row * c.in + k]);
+        magnitude[row * c.out + o] = sum;
+      }
+    }
+  }
+
+  std::vector<std::string> KernelsFor(std::string_view isa, ComputeMode mode, const Case& c) {
+    std::vector<std::string> kernels = {"cpu_simd"};
+    if (isa == "avx512_bf16" && mode == ComputeMode::kBF16 && c.col0 % 32 == 0) {
+      kernels.push_back("cpu_avx512_bf16_quant");
+    }
+    return kernels;
+  }
+
+  void CheckCase(const Case& c, DType dtype) {
+    SCOPED_TRACE(Concat(DTypeName(dtype), " rows ", c.rows, " in ", c.in, " out ", c.out));
+    const Data d(c, dtype, random_);
+    for (const ComputeMode mode : kModes) {
+      std::vector<float> want;
+      std::vector<double> magnitude;
+      Reference(c, d, mode, want, magnitude);
+      ForEachIsa([&](std::string_view isa) {
+        for (const std::string& kernel : KernelsFor(isa, mode, c)) {
+          SCOPED_TRACE(kernel);
+          const std::vector<float> got = Run(c, d, ContextFor(kernel, mode, &pool_), 0, c.rows);
+          for (size_t i = 0; i < got.size(); ++i) {
+            const double error = std::fabs(double{got[i]} - want[i]);
+            worst_ = std::max(worst_, error / magnitude[i]);
+            ASSERT_LE(error, ToleranceFor(Operator::kLinear, mode).Limit(magnitude[i]))
+                << "element " << i << ": " << got[i] << ", want " << want[i];
+          }
+          // Neither other rows nor threads change a bit.
+          for (const int64_t row : {int64_t{0}, c.rows / 2, c.rows - 1}) {
+            if (row < 0 || row >= c.rows) continue;
+            const std::vector<float> alone =
+                Run(c, d, ContextFor(kernel, mode, nullptr), row, row + 1);
+            EXPECT_EQ(std::memcmp(alone.data(), got.data() + row * c.out, c.out * sizeof(float)), 0)
+                << "row " << row << " alone differs";
+          }
+        }
+      });
+    }
+  }
+
+  std::mt19937 random_{5};
+  ThreadPool pool_{2};
+  Workspace workspace_;
+  double worst_ = 0;
+};
+
+TEST_F(QuantLinearTest, MatchesReference) {
+  for (const DType dtype : kQuantised) {
+    for (const Case& c : kCases) CheckCase(c, dtype);
+  }
+  RecordProperty("worst", std::to_string(worst_));
+}
+
+TEST_F(QuantLinearTest, BlockScalesMayBeginAnywhere) {
+  for (const Case& c : kF8Cases) CheckCase(c, DType::kF8E4M3);
+}
+
+// Every byte is a legal code, NaN aside: the vector decoders agree with the plain one on each.
+TEST_F(QuantLinearTest, EveryF8CodeIsDecoded) {
+  std::vector<uint8_t> codes(256);
+  for (int i = 0; i < 256; ++i) codes[i] = static_cast<uint8_t>((i & 0x7f) == 0x7f ? 0 : i);
+  const float scale = 0.5f;
+  const ConstTensor w = ConstTensor(codes.data(), DType::kF8E4M3, {1, 256})
+                            .WithScales({.data = &scale, .stride = 1, .rows = 256, .cols = 256});
+  std::vector<float> x(256 * 256, 0), y(256);
+  for (int i = 0; i < 256; ++i) x[i * 256 + i] = 1;
+  const LinearTarget target{w, {}, Tensor(y.data(), DType::kF32, {256, 1})};
+  ForEachIsa([&](std::string_view) {
+    for (const ComputeMode mode : kModes) {
+      ASSERT_TRUE(
+          Linear({.x = ConstTensor(x.data(), DType::kF32, {256, 256}), .targets = {&target, 1}},
+                 ContextFor("", mode, nullptr))
+              .ok());
+      for (int i = 0; i < 256; ++i) EXPECT_EQ(y[i], F8E4M3ToF32(codes[i]) * 0.5f) << i;
+    }
+  });
+}
+
+TEST_F(QuantLinearTest, TargetsOfDifferentTypesShareACall) {
+  const QuantMatrix first(DType::kQ4_K, 12, 512, random_), second(DType::kQ6_K, 5, 512, random_);
+  const std::vector<float> values = Normal(7 * 512, random_), x = Normal(3 * 512, random_);
+  std::vector<uint16_t> third(values.size());
+  QuantiseRow(DType::kBF16, values.data(), 7 * 512, third.data());
+  const ConstTensor weights[] = {first.view(), second.view(),
+                                 ConstTensor(third.data(), DType::kBF16, {7, 512})};
+  const auto run = [&](const Context& context) {
+    std::vector<std::vector<float>> ys;
+    for (const ConstTensor& w : weights) ys.emplace_back(3 * w.dim(0));
+    std::vector<LinearTarget> targets;
+    for (size_t i = 0; i < 3; ++i) {
+      targets.push_back(
+          {weights[i], {}, Tensor(ys[i].data(), DType::kF32, {3, weights[i].dim(0)})});
+    }
+    EXPECT_TRUE(
+        Linear({.x = ConstTensor(x.data(), DType::kF32, {3, 512}), .targets = targets}, context)
+            .ok());
+    return ys;
+  };
+  ForEachIsa([&](std::string_view) {
+    for (const ComputeMode mode : kModes) {
+      const auto got = run(ContextFor("", mode, &pool_));
+      const auto want = run(ContextFor("reference", mode, &pool_));
+      const double limit = mode == ComputeMode::kF32 ? 1e-3 : 0.5;
+      for (size_t t = 0; t < 3; ++t) {
+        for (size_t i = 0; i < got[t].size(); ++i) EXPECT_NEAR(got[t][i], want[t][i], limit);
+      }
+    }
+  });
+}
+
+TEST_F(QuantLinearTest, GroupsMatchLinear) {
+  const std::vector<int32_t> offsets = {0, 3, 3, 8};
+  const std::vector<float> x = Normal(8 * 256, random_);
+  for (const DType dtype : kQuantised) {
+    SCOPED_TRACE(DTypeName(dtype));
+    std::vector<QuantMatrix> matrices;
+    std::vector<ConstTensor> w;
+    for (int i = 0; i < 3; ++i) matrices.emplace_back(dtype, 10, 256, random_, 64 * i, 32 * i);
+    for (const QuantMatrix& m : matrices) w.push_back(m.view());
+    ForEachIsa([&](std::string_view) {
+      for (const ComputeMode mode : kModes) {
+        std::vector<float> y(8 * 10), want(8 * 10);
+        const GroupedTarget target{w, Tensor(y.data(), DType::kF32, {8, 10})};
+        const Context context = ContextFor("", mode, &pool_);
+        ASSERT_TRUE(GroupedLinear({.x = ConstTensor(x.data(), DType::kF32, {8, 256}),
+                                   .offsets = offsets,
+                                   .targets = {&target, 1}},
+                                  context)
+                        .ok());
+        for (int g = 0; g < 3; ++g) {
+          const int64_t rows = offsets[g + 1] - offsets[g];
+          const LinearTarget one{
+              w[g], {}, Tensor(want.data() + offsets[g] * 10, DType::kF32, {rows, 10})};
+          ASSERT_TRUE(
+              Linear({.x = ConstTensor(x.data() + offsets[g] * 256, DType::kF32, {rows, 256}),
+                      .targets = {&one, 1}},
+                     context)
+                  .ok());
+        }
+        EXPECT_EQ(y, want);
+      }
+    });
+  }
+}
+
+TEST_F(QuantLinearTest, EmbeddingDecodesRows) {
+  for (const DType dtype : kQuantised) {
+    SCOPED_TRACE(DTypeName(dtype));
+    const QuantMatrix table(dtype, 200, 256, random_);
+    const std::vector<int32_t> ids = {199, 0, 130, 130};
+    for (const char* kernel : {"cpu", "reference"}) {
+      std::vector<float> y(4 * 256), want(256);
+      ASSERT_TRUE(
+          Embedding(
+              {.table = table.view(), .ids = ids, .y = Tensor(y.data(), DType::kF32, {4, 256})},
+              ContextFor(kernel, ComputeMode::kF32, &pool_))
+              .ok());
+      for (size_t i = 0; i < ids.size(); ++i) {
+        DequantiseMatrixRow(table.view(), ids[i], 0, 256, want.data());
+        EXPECT_EQ(std::memcmp(y.data() + i * 256, want.data(), 256 * sizeof(float)), 0) << kernel;
+      }
+    }
+  }
+}
+
+TEST_F(QuantLinearTest, RefusesWhatDoesNotFit) {
+  const std::vector<float> x(512);
+  std::vector<uint8_t> bytes(4096);
+  std::vector<float> y(16);
+  const auto message = [&](const ConstTensor& w) {
+    const LinearTarget target{w, {}, Tensor(y.data(), DType::kF32, {1, w.dim(0)})};
+    const Status status = Linear(
+        {.x = ConstTensor(x.data(), DType::kF32, {1, w.dim(1)}), .targets = {&target, 1}}, {});
+    return status.ok() ? std::string() : std::string(status.message());
+  };
+  const ConstTensor f8(bytes.data(), DType::kF8E4M3, {2, 300});
+  const float scale[3] = {1, 1, 1};
+  EXPECT_NE(message(f8).find("f8_e4m3 without block scales"), std::string::npos) << message(f8);
+  EXPECT_EQ(message(f8.WithScales({.data = scale, .stride = 3})), "");
+  EXPECT_NE(message(f8.WithScales({.data = scale, .stride = 2, .row0 = 127})).find("row stride 2"),
+            std::string::npos);
+  EXPECT_NE(message(f8.WithScales({.data = scale, .stride = 3, .cols = 0})).find("128 x 0"),
+            std::string::npos);
+  EXPECT_NE(message(f8.WithScales({.data = scale, .stride = 3, .col0 = -1})).find("(0, -1)"),
+            std::string::npos);
+  EXPECT_NE(
+      message(ConstTensor(bytes.data(), DType::kQ4_K, {2, 128})).find("a multiple of the 256"),
+      std::string::npos);
+  EXPECT_NE(
+      message(ConstTensor(bytes.data(), DType::kQ8_0, {2, 32}, {48, 1})).find("row stride 48"),
+      std::string::npos);
+  EXPECT_NE(message(ConstTensor(bytes.data() + 1, DType::kQ8_0, {2, 32})).find("not aligned"),
+            std::string::npos);
+  EXPECT_NE(message(ConstTensor(bytes.data(), DType::kI32, {2, 32})).find("is i32"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace mla
