@@ -74,7 +74,9 @@ std::string OneLine(std::string_view text) {
 
 std::string HumanBytes(double bytes) { return Scaled(bytes, {"B", "kB", "MB", "GB", "TB", "PB"}); }
 
-std::string HumanCount(double count) { return Scaled(count, {"", "k", "M", "G", "T", "P"}); }
+std::string HumanCount(double count) { return Scaled(count, {"", "k", "M", "B", "T"}); }
+
+std::string HumanFlops(double flops) { return Scaled(flops, {"", "k", "M", "G", "T", "P"}); }
 
 std::string WithCommas(int64_t value) {
   std::string digits = std::to_string(value);

@@ -31,7 +31,8 @@ void PrintError(std::string_view text);
 std::string OneLine(std::string_view text);
 
 std::string HumanBytes(double bytes);           // "812 B", "1.2 MB": powers of 1000
-std::string HumanCount(double count);           // "812", "9.5 M", "1.2 G"
+std::string HumanCount(double count);           // "812", "9.5 M", "1.2 B": parameters
+std::string HumanFlops(double flops);           // "812", "9.5 M", "1.2 G": operations
 std::string WithCommas(int64_t value);          // "32,354"
 std::string Fixed(double value, int decimals);  // "8.3988"
 

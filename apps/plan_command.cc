@@ -125,7 +125,7 @@ Section StepSection(const Plan& plan) {
                   ""};
   for (const StepRow& row : plan.steps) {
     const StepCost& cost = row.cost;
-    section.rows.push_back({row.step, FormTitle(row.form), Count(cost.flops() / row.tokens),
+    section.rows.push_back({row.step, FormTitle(row.form), HumanFlops(cost.flops() / row.tokens),
                             Fixed(100 * cost.attention_flops / cost.flops(), 1) + " %",
                             HumanBytes(cost.bytes() / row.tokens),
                             Fixed(cost.flops() / cost.bytes(), 1)});
@@ -155,7 +155,7 @@ Section FloorSection(const Plan& plan) {
   for (const FloorRow& row : plan.floors) {
     const Machine& m = row.machine;
     const std::string text = Concat(m.name, ": ", HumanBytes(m.bytes_per_second), "/s, ",
-                                    Count(m.flops), "FLOP/s (", m.source, "). ");
+                                    HumanFlops(m.flops), "FLOP/s (", m.source, "). ");
     if (note.find(text) == std::string::npos) note += text;
   }
   section.note = note + "One machine that holds everything is assumed: no real run is faster.";

@@ -63,7 +63,9 @@ TEST(ChatTemplateCommand, RunsTheNewPartOnly) {
   EXPECT_EQ(turns[2].prefilled, first);
   // The same words, the same answer.
   const size_t line = chat.out.find('\n');
-  EXPECT_TRUE(chat.out.ends_with("\n" + chat.out.substr(0, line + 1))) << chat.out;
+  std::string again = "\n";
+  again += chat.out.substr(0, line + 1);
+  EXPECT_TRUE(chat.out.ends_with(again)) << chat.out;
 }
 
 TEST(ChatTemplateCommand, WhatIsTypedStaysText) {

@@ -34,7 +34,7 @@ TEST(Plan, ShowsTheFiguresOfDeepseekV3) {
   const ProcessResult plan = RunMla({"plan", "deepseek-v3", "--context", "131072", "--batch", "64",
                                      "--machine", "H200", "--memory", "1128GB"});
   EXPECT_EQ(plan.status, 0) << plan.err;
-  for (const char* part : {"671.0 G", "37.6 G", "35.7 G", "70,272", "1 extra prediction layer",
+  for (const char* part : {"671.0 B", "37.6 B", "35.7 B", "70,272", "1 extra prediction layer",
                            "40,016", "64 x 131,072", "absorbed", "as plain MHA", "H200"}) {
     EXPECT_TRUE(Contains(plan.out, part)) << part << " in\n" << plan.out;
   }
