@@ -58,6 +58,7 @@ class InterruptAsKey {
 };
 
 constexpr wchar_t kCtrlC = 3;
+constexpr char kCtrlD = 4;
 
 // Waits for a byte of input: 1 if there is one to read, or 0 if Ctrl-C came first.
 int WaitForKey() {
@@ -75,7 +76,7 @@ int WaitForKey() {
 
 // libedit's source of characters: 1 and a character, 0 at the end, -1 for an error. libedit's own
 // reader would not let Ctrl-C be a key.
-int ReadCharacter(EditLine*, wchar_t* character) {
+int ReadCharacter(EditLine* edit, wchar_t* character) {
   std::mbstate_t state{};
   while (true) {
     if (WaitForKey() == 0) {
@@ -86,6 +87,10 @@ int ReadCharacter(EditLine*, wchar_t* character) {
     const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return static_cast<int>(count);
+    // Ctrl-D on an empty line is the end. Decided here: while libedit takes the terminal over, it
+    // can take the key for a letter.
+    const LineInfo* line = el_line(edit);
+    if (byte == kCtrlD && line->lastchar == line->buffer) return 0;
     const size_t used = std::mbrtowc(character, &byte, 1, &state);
     if (used == static_cast<size_t>(-2)) continue;  // more bytes to come
     if (used == static_cast<size_t>(-1)) {          // not UTF-8: that byte is left out
