@@ -2,7 +2,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "apps/commands.h"
 #include "apps/output.h"
 #include "apps/version.h"
+#include "base/edit_distance.h"
 #include "io/json.h"
 
 namespace mla {
@@ -59,22 +59,6 @@ Examples:
   mla inspect --system
   mla bench models/stories-mla-9m
 )";
-}
-
-// Edits (insert, delete, replace a character) from one word to the other.
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 int UnknownCommand(std::string_view name) {

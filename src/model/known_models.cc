@@ -1,11 +1,11 @@
 #include "model/known_models.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/edit_distance.h"
 #include "io/json.h"
 
 namespace mla {
@@ -106,22 +106,6 @@ std::string Normalized(std::string_view name) {
     if (c == '_' || c == '.' || c == ' ') c = '-';
   }
   return text;
-}
-
-// Edits (insert, delete, replace a character) from one word to the other.
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 }  // namespace

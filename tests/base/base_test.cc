@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/edit_distance.h"
 #include "base/numeric.h"
 #include "base/threads.h"
 #include "base/workspace.h"
@@ -47,6 +48,13 @@ TEST(Numeric, CheckedArithmeticNoticesOverflow) {
   EXPECT_EQ(CheckedMul(1 << 20, 1 << 20), int64_t{1} << 40);
   EXPECT_FALSE(CheckedMul(int64_t{1} << 40, int64_t{1} << 40).has_value());
   EXPECT_FALSE(CheckedAdd(std::numeric_limits<int64_t>::max(), 1).has_value());
+}
+
+TEST(EditDistance, CountsEdits) {
+  EXPECT_EQ(EditDistance("bench", "bench"), 0U);
+  EXPECT_EQ(EditDistance("bnech", "bench"), 2U);
+  EXPECT_EQ(EditDistance("", "run"), 3U);
+  EXPECT_EQ(EditDistance("deepseek-v2", "deepseek-v3"), 1U);
 }
 
 TEST(ThreadPool, EveryTaskRunsOnceInEveryRegion) {
