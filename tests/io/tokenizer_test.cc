@@ -125,7 +125,7 @@ TEST(TokenizerTest, LongWordsAreNotQuadratic) {
   const auto tokenizer = Stories();
   ASSERT_NE(tokenizer, nullptr);
   std::string text;
-  for (int i = 0; i < 1'000'000; ++i) text += static_cast<char>('a' + (i * i % 7));
+  for (uint32_t i = 0; i < 1'000'000; ++i) text += static_cast<char>('a' + (i * i % 7));
   for (const std::string& word : {text, std::string(1'000'000, ' '), std::string(1'000'000, 'a')}) {
     const auto ids = tokenizer->Encode(word, {false, false});
     ASSERT_TRUE(ids.ok()) << ids.message();

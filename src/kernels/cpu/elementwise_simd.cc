@@ -73,7 +73,8 @@ void RmsNormRowsOf(const RmsNormArgs& args, int64_t begin, int64_t end) {
 V Silu(V x) {
   // exp of what is never positive cannot overflow: sigmoid(x) is e / (1 + e) left of zero.
   const V one = hn::Set(kD, 1.0f);
-  const V e = hn::Exp(kD, hn::Neg(hn::Abs(x)));
+  // A NaN comes back in through the product; exp would convert it to an integer.
+  const V e = hn::Exp(kD, hn::IfThenZeroElse(hn::IsNaN(x), hn::Neg(hn::Abs(x))));
   const V numerator = hn::IfThenElse(hn::Lt(x, hn::Zero(kD)), e, one);
   return hn::Mul(x, hn::Div(numerator, hn::Add(one, e)));
 }
