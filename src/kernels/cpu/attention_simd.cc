@@ -252,7 +252,9 @@ void Softmax(const SoftmaxTile& tile) {
       const VF x = hn::Mul(hn::LoadU(df, s + j), scale);
       max_v = hn::Max(max_v, hn::IfThenElse(seen, x, hn::Set(df, kMinusInf)));
     }
-    const float max = HWY_MAX(tile.max[row], hn::GetLane(hn::MaxOfLanes(df, max_v)));
+    // Not asked of no scores at all: Highway's emulated targets would say -FLT_MAX.
+    const float max = visible > 0 ? HWY_MAX(tile.max[row], hn::GetLane(hn::MaxOfLanes(df, max_v)))
+                                  : tile.max[row];
     tile.alpha[row] = 1.0f;
     VF sum = hn::Zero(df);
     const VF shift = hn::Set(df, max);
