@@ -228,7 +228,8 @@ std::string ToSvg(const LineChart& chart) {
   std::string svg = Open(plot.bottom() + 44, chart.title);
   for (size_t s = 0; s < chart.series.size(); ++s) {
     const double x = s % 2 == 0 ? 8 : kWidth / 2;
-    const double y = legend + static_cast<double>(s / 2) * kRow;
+    const size_t line = s / 2;  // two to a line
+    const double y = legend + static_cast<double>(line) * kRow;
     svg += Line(x, y - 4, x + 18, y - 4, Concat("line s", s % kColours));
     svg += Text(x + 24, y, "start", chart.series[s].name);
   }

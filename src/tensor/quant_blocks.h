@@ -147,7 +147,8 @@ MLA_INLINE void DecodeBlock(const Q6_KBlock& b, float* to) {
     const int low_shift = r % 4 / 2 * 4, high_shift = r % 4 * 2;
     for (int i = 0; i < 32; ++i) {
       const int code = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
-      to[r * 32 + i] = d * b.scales[2 * r + i / 16] * static_cast<float>(code - 32);
+      const int8_t scale = b.scales[2 * r + i / 16];
+      to[r * 32 + i] = d * scale * static_cast<float>(code - 32);
     }
   }
 }

@@ -8,7 +8,8 @@
 #include <cstdint>
 
 namespace mla::cpu {
-namespace {
+// Each file has its own copy: code for AVX-512 must not be shared through the linker.
+namespace {  // NOLINT(google-build-namespaces)
 
 // AVX-512 is enabled for the functions below only. Nothing of the standard library may be
 // instantiated among them: the linker could keep that copy for callers on older machines.

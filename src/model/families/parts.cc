@@ -276,6 +276,7 @@ Result<std::vector<LayerSpec>> ReadDeepseekLayers(const ConfigReader& config, co
     MLA_ASSIGN_OR_RETURN(moe, ReadMoe(config, defaults));
   }
   std::vector<LayerSpec> layers;
+  layers.reserve(is_moe.size());
   for (const bool sparse : is_moe) {
     layers.push_back({mla, sparse ? MlpSpec(moe) : MlpSpec(dense), {}, {}});
   }
