@@ -87,8 +87,8 @@ int ReadCharacter(EditLine* edit, wchar_t* character) {
     const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return static_cast<int>(count);
-    // Ctrl-D on an empty line is the end. Decided here: while libedit takes the terminal over, it
-    // can take the key for a letter.
+    // Ctrl-D on an empty line is the end. Decided here: libedit has been seen to answer it with a
+    // bell instead, when it came right after the prompt.
     const LineInfo* line = el_line(edit);
     if (byte == kCtrlD && line->lastchar == line->buffer) return 0;
     const size_t used = std::mbrtowc(character, &byte, 1, &state);
