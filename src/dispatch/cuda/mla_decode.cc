@@ -1,0 +1,173 @@
+// mla_decode on the GPU: the ordered list of kernels, the memory of a call and its launches.
+#include "ops/mla_decode.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/mla_decode/kernel.h"
+#include "kernels/cuda/mla_decode/schedule_kernel.h"
+#include "mla/cuda.h"
+
+namespace mla::cuda {
+namespace {
+
+const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90, &kMlaDecodeSm80, &kMlaDecodePlain};
+
+std::string_view Refusal(const MlaDecodeKernel& kernel, const MlaDecodeArgs& args,
+                         const DeviceProperties& device, const CudaContext& context) {
+  if (!context.kernel.empty() && kernel.name != context.kernel) {
+    return "another kernel is asked for";
+  }
+  return kernel.refuses(args, device);
+}
+
+Error NoKernel(const MlaDecodeArgs& args, const DeviceProperties& device,
+               const CudaContext& context) {
+  std::string names, refusals;
+  for (const MlaDecodeKernel* kernel : kMlaDecode) {
+    if (!names.empty()) names += ", ";
+    names += kernel->name;
+    if (context.kernel.empty() || kernel->name == context.kernel) {
+      refusals += Concat(refusals.empty() ? "" : "; ", kernel->name,
+                         " refuses: ", kernel->refuses(args, device));
+    }
+  }
+  if (refusals.empty()) {
+    return InvalidArgument("mla_decode: no kernel is called ", context.kernel, ", want one of ",
+                           names);
+  }
+  return Unsupported("mla_decode: ", refusals);
+}
+
+// What a call has to know of itself, from its shapes alone.
+struct Call {
+  DeviceProperties device;
+  const MlaDecodeKernel* kernel = nullptr;
+  ScheduleShape shape;
+};
+
+Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
+  Call call;
+  MLA_ASSIGN_OR_RETURN(call.device, CurrentDevice());
+  for (const MlaDecodeKernel* kernel : kMlaDecode) {
+    if (Refusal(*kernel, args, call.device, context).empty()) {
+      call.kernel = kernel;
+      break;
+    }
+  }
+  if (call.kernel == nullptr) return NoKernel(args, call.device, context);
+  const int64_t rows = args.q.dim(1) * args.q.dim(2);
+  const int64_t tile = call.kernel->row_tile(args, call.device);
+  const int64_t resident =
+      int64_t{call.device.num_sms} * call.kernel->blocks_per_sm(args, call.device);
+  call.shape.num_seqs = static_cast<int32_t>(args.q.dim(0));
+  call.shape.num_parts =
+      static_cast<int32_t>(std::max<int64_t>(1, resident / ((rows + tile - 1) / tile)));
+  call.shape.batch_invariant = context.batch_invariant;
+  call.shape.max_kv_len = args.page_table_stride * args.cache.dim(1);
+  return call;
+}
+
+// The partial results: all rows of outputs, then all of lse.
+struct Partials {
+  size_t out_bytes = 0, lse_bytes = 0;
+
+  Partials(const MlaDecodeArgs& args, const ScheduleShape& shape) {
+    const int64_t rows = MaxSlots(shape) * args.q.dim(1) * args.q.dim(2);
+    out_bytes = rows * PartPitch(args.kv_lora_rank) * sizeof(float);
+    lse_bytes = rows * sizeof(float);
+  }
+};
+
+MlaDecodeParams ParamsOf(const MlaDecodeArgs& args, const Call& call) {
+  MlaDecodeParams p = {};
+  p.q = args.q.data();
+  p.q_stride_seq = args.q.stride(0);
+  p.q_stride_token = args.q.stride(1);
+  p.q_stride_head = args.q.stride(2);
+  p.cache = args.cache.data();
+  p.cache_stride_page = args.cache.stride(0);
+  p.cache_stride_token = args.cache.stride(1);
+  p.kv_lens = args.kv_lens;
+  p.page_table = args.page_table;
+  p.page_table_stride = args.page_table_stride;
+  p.out = args.out.data();
+  p.out_stride_seq = args.out.stride(0);
+  p.out_stride_token = args.out.stride(1);
+  p.out_stride_head = args.out.stride(2);
+  if (args.lse.present()) {
+    p.lse = args.lse.as<float>();
+    p.lse_stride_seq = args.lse.stride(0);
+    p.lse_stride_token = args.lse.stride(1);
+    p.lse_stride_head = args.lse.stride(2);
+  }
+  p.num_seqs = static_cast<int32_t>(args.q.dim(0));
+  p.s_q = static_cast<int32_t>(args.q.dim(1));
+  p.heads = static_cast<int32_t>(args.q.dim(2));
+  p.num_pages = static_cast<int32_t>(args.cache.dim(0));
+  p.page_size = static_cast<int32_t>(args.cache.dim(1));
+  p.d_k = static_cast<int32_t>(args.q.dim(3));
+  p.d_v = args.kv_lora_rank;
+  p.scale = args.scale;
+  p.cache_is_fp8 = args.cache.dtype() == DType::kF8E4M3;
+  p.causal = args.causal;
+
+  const ScheduleMemory schedule(args.schedule, call.shape);
+  p.num_parts = call.shape.num_parts;
+  p.part_begin = schedule.part_begin;
+  p.items = schedule.items;
+  p.num_merges = schedule.num_merges;
+  p.merge_items = schedule.merge_items;
+  p.part_out = static_cast<float*>(args.workspace);
+  p.part_lse = reinterpret_cast<float*>(static_cast<char*>(args.workspace) +
+                                        Partials(args, call.shape).out_bytes);
+  return p;
+}
+
+}  // namespace
+
+Result<MlaDecodeSizes> MlaDecodeMemory(const MlaDecodeArgs& args, const CudaContext& context) {
+  MLA_RETURN_IF_ERROR(ValidateShapes(args));
+  MLA_ASSIGN_OR_RETURN(const Call call, Prepare(args, context));
+  const Partials partials(args, call.shape);
+  return MlaDecodeSizes{.schedule_bytes = ScheduleMemory::Bytes(call.shape),
+                        .workspace_bytes = partials.out_bytes + partials.lse_bytes};
+}
+
+Status MlaDecodeSchedule(const MlaDecodeArgs& args, const CudaContext& context) {
+  MLA_RETURN_IF_ERROR(Validate(args));
+  MLA_ASSIGN_OR_RETURN(const Call call, Prepare(args, context));
+  if (call.shape.num_seqs == 0) return {};
+  const cudaError_t error = LaunchSchedule(
+      args.kv_lens, call.shape, ScheduleMemory(args.schedule, call.shape), context.stream);
+  if (error != cudaSuccess) return CudaError(error, "launching the schedule of mla_decode");
+  return {};
+}
+
+Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
+  MLA_RETURN_IF_ERROR(Validate(args));
+  MLA_ASSIGN_OR_RETURN(const Call call, Prepare(args, context));
+  if (call.shape.num_seqs == 0) return {};
+  const MlaDecodeParams params = ParamsOf(args, call);
+  cudaError_t error = call.kernel->launch(params, args.q.dtype(), context.stream);
+  if (error != cudaSuccess) return CudaError(error, "launching mla_decode");
+  error = LaunchMerge(params, args.q.dtype() == DType::kBF16, call.shape, call.device.num_sms,
+                      context.stream);
+  if (error != cudaSuccess) return CudaError(error, "launching the merge of mla_decode");
+  return {};
+}
+
+Result<KernelVerdicts> ExplainMlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
+  MLA_RETURN_IF_ERROR(ValidateShapes(args));
+  MLA_ASSIGN_OR_RETURN(const DeviceProperties device, CurrentDevice());
+  KernelVerdicts verdicts;
+  for (const MlaDecodeKernel* kernel : kMlaDecode) {
+    verdicts.push_back({kernel->name, Refusal(*kernel, args, device, context)});
+  }
+  return verdicts;
+}
+
+}  // namespace mla::cuda

@@ -1,0 +1,28 @@
+// What kernels are chosen and sized by.
+#ifndef MLA_KERNELS_CUDA_DEVICE_H_
+#define MLA_KERNELS_CUDA_DEVICE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "mla/result.h"
+
+namespace mla::cuda {
+
+struct DeviceProperties {
+  int index = 0;
+  int arch = 0;  // compute capability, 10 * major + minor
+  int32_t num_sms = 0;
+  size_t max_shared_bytes = 0;  // that one thread block can have, opted in
+  size_t shared_bytes_per_sm = 0;
+};
+
+// Of the calling thread's current device; read once per device and process.
+Result<DeviceProperties> CurrentDevice();
+
+// The error of a CUDA call, in words, with what was tried.
+Error CudaError(int code, const char* what);
+
+}  // namespace mla::cuda
+
+#endif  // MLA_KERNELS_CUDA_DEVICE_H_

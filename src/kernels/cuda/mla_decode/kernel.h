@@ -1,0 +1,39 @@
+// The kernels of mla_decode, as the dispatcher sees them.
+#ifndef MLA_KERNELS_CUDA_MLA_DECODE_KERNEL_H_
+#define MLA_KERNELS_CUDA_MLA_DECODE_KERNEL_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/mla_decode/params.h"
+#include "mla/cuda.h"
+
+namespace mla::cuda {
+
+struct MlaDecodeKernel {
+  std::string_view name;
+  // Empty if the kernel supports the call on this device; else the limit it breaks, as static text.
+  // Asked only of arguments that have passed validation.
+  std::string_view (*refuses)(const MlaDecodeArgs& args, const DeviceProperties& device);
+  // Query rows (token, head) of one thread block; the grid has ceil(rows / that) row tiles.
+  int32_t (*row_tile)(const MlaDecodeArgs& args, const DeviceProperties& device);
+  // Thread blocks of this call that a multiprocessor holds at once.
+  int32_t (*blocks_per_sm)(const MlaDecodeArgs& args, const DeviceProperties& device);
+  // Enqueues the attention of every work item: out and lse, or the partial results of a slot.
+  // `dtype` is that of q, the cache and out.
+  cudaError_t (*launch)(const MlaDecodeParams& params, DType dtype, cudaStream_t stream);
+};
+
+// Hopper: wgmma and the tensor memory accelerator.
+extern const MlaDecodeKernel kMlaDecodeSm90;
+// mma.sync and cp.async: Ampere, Ada, and what came after without its own kernel.
+extern const MlaDecodeKernel kMlaDecodeSm80;
+// Plain CUDA for every legal call.
+extern const MlaDecodeKernel kMlaDecodePlain;
+
+}  // namespace mla::cuda
+
+#endif  // MLA_KERNELS_CUDA_MLA_DECODE_KERNEL_H_

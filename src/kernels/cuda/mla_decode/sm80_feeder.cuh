@@ -1,0 +1,150 @@
+// What thread blocks of the Ampere kernel read: work items, and the tiles of all items of a block,
+// one after another.
+#ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM80_FEEDER_CUH_
+#define MLA_KERNELS_CUDA_MLA_DECODE_SM80_FEEDER_CUH_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cuda/mla_decode/params.h"
+#include "kernels/cuda/mla_decode/sm80.h"
+#include "kernels/cuda/ptx_sm80.cuh"
+
+namespace mla::cuda::sm80 {
+
+// What a launch adds to the parameters of the call.
+struct Launched {
+  int32_t num_stages;
+  int32_t tile_pages, tile_rest;  // a tile's tokens as pages and tokens
+};
+
+// A work item as the rows of one tile see it.
+struct ItemTokens {
+  int32_t seq;
+  int32_t kv_len;      // of the sequence
+  int32_t begin, end;  // tokens that a row of the tile may see; begin == end if there are none
+};
+
+// Tokens that token i of the queries may see. At most kv_len; negative if there are none.
+__device__ __forceinline__ int32_t VisibleTokens(const MlaDecodeParams& params, int32_t kv_len,
+                                                 int32_t i) {
+  return params.causal ? kv_len - params.s_q + i + 1 : kv_len;
+}
+
+// Item `index` of the schedule, for tile blockIdx.x of `tile_rows` rows.
+__device__ __forceinline__ ItemTokens ReadItem(const MlaDecodeParams& params, int32_t index,
+                                               int tile_rows) {
+  const WorkItem item = params.items[index];
+  const int64_t capacity = params.page_table_stride * params.page_size;
+  const int64_t kv_len = min(max(int64_t{params.kv_lens[item.seq]}, int64_t{0}), capacity);
+  const int32_t last_row = (static_cast<int32_t>(blockIdx.x) + 1) * tile_rows - 1;
+  const int32_t last_query = min(last_row / params.heads, params.s_q - 1);
+  ItemTokens tokens;
+  tokens.seq = item.seq;
+  tokens.kv_len = static_cast<int32_t>(kv_len);
+  const int64_t begin = int64_t{item.first_block} * kBlockTokens;
+  const int64_t end = min(int64_t{item.end_block} * kBlockTokens,
+                          int64_t{VisibleTokens(params, tokens.kv_len, last_query)});
+  tokens.begin = static_cast<int32_t>(begin);
+  tokens.end = static_cast<int32_t>(max(begin, end));
+  return tokens;
+}
+
+// Copies the tiles of the block's items into stages, in order. Each thread copies a part of one
+// token of every tile.
+template <typename S>
+class Feeder {
+ public:
+  __device__ Feeder(const MlaDecodeParams& params, const Launched& launched)
+      : params_(params), launched_(launched), next_item_(params.part_begin[blockIdx.y]) {
+    FindItem();
+    FindPage();
+  }
+
+  // Starts the copies of the next tile to `stage`, if there is a tile, and closes their group in
+  // any case, so that the groups of a thread count the tiles. Looks the page of this thread's next
+  // token up, which nothing waits for before the next tile.
+  __device__ __forceinline__ void Feed(uint32_t stage) {
+    if (left_ > 0) StartCopies(stage + my_token() * S::kKeyPitch + lane() * 16);
+    CommitCopies();
+    left_ -= S::kTokens;
+    if (left_ > 0) {
+      page_entry_ += launched_.tile_pages;
+      in_page_ += launched_.tile_rest;
+      if (in_page_ >= params_.page_size) {
+        in_page_ -= params_.page_size;
+        ++page_entry_;
+      }
+    } else {
+      FindItem();
+    }
+    FindPage();
+  }
+
+ private:
+  static constexpr int kUnits = S::kDk / 8;  // of 16 bytes, of a token
+  static constexpr int kLanes = kThreads / S::kTokens;
+
+  static __device__ int my_token() { return static_cast<int>(threadIdx.x) / kLanes; }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
+
+  __device__ __forceinline__ void StartCopies(uint32_t to) const {
+    const bool filled = my_token() < left_;
+    const auto* from = static_cast<const char*>(params_.cache);  // if not filled, read by no one
+    if (filled) {
+      from += (page_ * params_.cache_stride_page + in_page_ * params_.cache_stride_token) * 2 +
+              lane() * 16;
+    }
+#pragma unroll
+    for (int unit = 0; unit < kUnits; unit += kLanes) {
+      if (unit + kLanes <= kUnits || lane() < kUnits - unit) {
+        CopyAsync16(to + unit * 16, from + unit * 16, filled);
+      }
+    }
+  }
+
+  // Moves to the next item that has tokens.
+  __device__ void FindItem() {
+    left_ = 0;
+    while (left_ <= 0 && next_item_ < params_.part_begin[blockIdx.y + 1]) {
+      const ItemTokens item = ReadItem(params_, next_item_++, S::kRows);
+      const int32_t token = item.begin + my_token();
+      const int32_t page = token / params_.page_size;
+      page_entry_ = params_.page_table + item.seq * params_.page_table_stride + page;
+      in_page_ = token - page * params_.page_size;
+      left_ = item.end - item.begin;
+      if (left_ > 0) PrefetchQueries(item.seq);
+    }
+  }
+
+  // Brings the item's rows of q to L2 while the tiles before it are worked on: a read of memory
+  // then would wait for all the copies that are under way.
+  __device__ void PrefetchQueries(int32_t seq) const {
+    constexpr int kLine = 128, kLines = (S::kDk * 2 + kLine - 1) / kLine;
+    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * kLines; i += kThreads) {
+      const int32_t row = static_cast<int32_t>(blockIdx.x) * S::kRows + i / kLines;
+      const int32_t token = row / params_.heads, head = row - token * params_.heads;
+      if (token >= params_.s_q) return;
+      PrefetchL2(reinterpret_cast<const char*>(
+                     static_cast<const uint16_t*>(params_.q) + seq * params_.q_stride_seq +
+                     token * params_.q_stride_token + head * params_.q_stride_head) +
+                 i % kLines * kLine);
+    }
+  }
+
+  __device__ void FindPage() {
+    if (my_token() < left_) page_ = *page_entry_;
+  }
+
+  const MlaDecodeParams& params_;
+  const Launched& launched_;
+  int32_t next_item_;
+  int32_t left_ = 0;                     // tokens of the item, from the next tile on
+  const int32_t* page_entry_ = nullptr;  // of this thread's token of the next tile
+  int32_t page_ = 0;
+  int32_t in_page_ = 0;
+};
+
+}  // namespace mla::cuda::sm80
+
+#endif  // MLA_KERNELS_CUDA_MLA_DECODE_SM80_FEEDER_CUH_

@@ -1,0 +1,288 @@
+// mla_decode on the device: every kernel against the fp64 reference.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/decode_case.h"
+#include "mla/cuda.h"
+
+namespace mla::test {
+namespace {
+
+using cuda::CudaContext;
+
+// Names of the kernels, best first; MLA_TEST_KERNEL leaves one of them.
+constexpr const char* kKernels[] = {"sm90", "sm80", "plain"};
+
+std::vector<std::string> Kernels() {
+  const char* only = std::getenv("MLA_TEST_KERNEL");
+  if (only != nullptr) return {only};
+  return {std::begin(kKernels), std::end(kKernels)};
+}
+
+class MlaDecodeOnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto devices = cuda::Devices();
+    if (!devices.ok()) GTEST_SKIP() << "no CUDA device: " << devices.message();
+  }
+};
+
+bool Refuses(const DecodeMemory& memory, const std::string& kernel) {
+  CudaContext context;
+  context.kernel = kernel;
+  const auto sizes = cuda::MlaDecodeMemory(memory.args(), context);
+  return !sizes.ok() && sizes.error().code == ErrorCode::kUnsupported;
+}
+
+// Runs every kernel that takes the case; the number that did.
+int ExpectMatchesReference(const DecodeCase& c, const std::vector<std::string>& kernels) {
+  DecodeMemory memory(c);
+  const DecodeResult want = DecodeReference(c);
+  int ran = 0;
+  for (const std::string& kernel : kernels) {
+    if (Refuses(memory, kernel)) continue;
+    for (const bool invariant : {false, true}) {
+      CudaContext context;
+      context.kernel = kernel;
+      context.batch_invariant = invariant;
+      const Status status = memory.Run(context);
+      EXPECT_TRUE(status.ok()) << kernel << ": " << c << ": " << status.message();
+      if (!status.ok()) return ran;
+      const std::string worst = CompareDecode(c, memory.Results(), want);
+      EXPECT_EQ(worst, "") << kernel << (invariant ? ", batch invariant" : "");
+    }
+    ++ran;
+  }
+  return ran;
+}
+
+struct Dims {
+  int32_t d_k, d_v;
+};
+constexpr Dims kDims[] = {{576, 512}, {512, 512}, {320, 256}, {288, 256}};
+
+DecodeCase Case(int32_t heads, int32_t s_q, Dims dims, int32_t page, std::vector<int32_t> kv_lens,
+                DType dtype = DType::kBF16) {
+  DecodeCase c;
+  c.heads = heads;
+  c.s_q = s_q;
+  c.d_k = dims.d_k;
+  c.d_v = dims.d_v;
+  c.page_size = page;
+  c.kv_lens = std::move(kv_lens);
+  c.dtype = dtype;
+  return c;
+}
+
+std::vector<DecodeCase> Grid() {
+  std::vector<DecodeCase> grid;
+  for (const Dims dims : kDims) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      grid.push_back(Case(16, 1, dims, 64, {1, 63, 64, 65, 0, 300, 2}, dtype));
+      grid.push_back(Case(128, 1, dims, 64, {1000, 129}, dtype));
+      grid.push_back(Case(20, 2, dims, 16, {127, 1, 0}, dtype));
+      grid.push_back(Case(5, 4, dims, 256, {255, 257, 2}, dtype));  // s_q > kv_len
+    }
+  }
+  for (const int32_t heads : {1, 2, 3, 8, 12, 40, 64, 96, 130}) {
+    grid.push_back(Case(heads, 1, kDims[0], 64, {200, 5000}));
+  }
+  for (const int32_t page : {1, 2, 3, 7, 16, 32, 48, 63, 65, 96, 100, 128, 192, 256}) {
+    grid.push_back(Case(16, 1, kDims[0], page, {1, 63, 257, 1000}));
+  }
+  for (int32_t s_q = 1; s_q <= 8; ++s_q) grid.push_back(Case(16, s_q, kDims[0], 64, {3, 500}));
+  DecodeCase full = Case(16, 3, kDims[0], 64, {1, 500, 0});
+  full.causal = false;
+  grid.push_back(full);
+  for (const Dims dims : kDims) {
+    DecodeCase strided = Case(24, 2, dims, 64, {100, 700, 1});
+    strided.strided = true;
+    grid.push_back(strided);
+  }
+  DecodeCase no_lse = Case(16, 1, kDims[0], 64, {100, 3000});
+  no_lse.with_lse = false;
+  grid.push_back(no_lse);
+  grid.push_back(Case(16, 1, kDims[0], 64, {30000}));
+  grid.push_back(Case(128, 2, kDims[0], 64, {20000, 1, 77}));
+  grid.push_back(Case(16, 1, kDims[0], 64, std::vector<int32_t>(600, 70)));
+  return grid;
+}
+
+TEST_F(MlaDecodeOnDevice, EveryKernelMatchesTheReference) {
+  for (const DecodeCase& c : Grid()) {
+    EXPECT_EQ(ExpectMatchesReference(c, Kernels()), static_cast<int>(Kernels().size())) << c;
+    if (HasFailure()) return;
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, OddDimensionsFallToThePlainKernel) {
+  for (const Dims dims : {Dims{80, 64}, Dims{65, 33}, Dims{7, 7}, Dims{576, 500}}) {
+    const DecodeCase c = Case(3, 2, dims, 5, {0, 1, 30, 700});
+    EXPECT_EQ(ExpectMatchesReference(c, {"sm90", "sm80", "plain"}), 1) << c;
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, Fp8Latents) {
+  std::vector<DecodeCase> cases = {
+      Case(16, 1, kDims[0], 64, {1, 63, 64, 65, 0, 300, 2}),
+      Case(128, 1, kDims[0], 64, {1000, 129}),
+      Case(20, 2, kDims[0], 16, {127, 1, 0}),
+      Case(3, 4, kDims[0], 1, {255, 257, 2}),
+      Case(8, 1, kDims[0], 256, {30000}),
+      Case(64, 3, kDims[0], 64, {5000, 3}, DType::kF16),
+      Case(40, 2, kDims[0], 100, {700, 90}),
+  };
+  cases.back().strided = true;
+  for (DecodeCase& c : cases) {
+    c.fp8 = true;
+    EXPECT_GE(ExpectMatchesReference(c, {"sm90", "sm80", "plain"}), 1) << c;
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, RandomShapes) {
+  const char* count = std::getenv("MLA_RANDOM_CASES");
+  std::mt19937 rng(20240501);
+  const auto pick = [&rng](int32_t low, int32_t high) {
+    return low + static_cast<int32_t>(rng() % static_cast<uint32_t>(high - low + 1));
+  };
+  for (int i = 0; i < (count != nullptr ? std::atoi(count) : 40); ++i) {
+    DecodeCase c = Case(rng() % 2 == 0 ? 8 << pick(0, 4) : pick(1, 140), pick(1, 5),
+                        kDims[rng() % 4], rng() % 2 == 0 ? 64 : pick(1, 256), {});
+    const int32_t most = pick(1, 3) == 1 ? 3000 : 300;
+    c.kv_lens.resize(pick(1, 9));
+    for (int32_t& len : c.kv_lens) len = pick(0, most);
+    c.dtype = rng() % 2 == 0 ? DType::kBF16 : DType::kF16;
+    c.causal = rng() % 4 != 0;
+    c.strided = rng() % 3 == 0;
+    c.seed = rng();
+    ExpectMatchesReference(c, Kernels());
+    if (HasFailure()) FAIL() << "random case " << i;
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
+  for (const std::string& kernel : Kernels()) {
+    DecodeMemory memory(Case(32, 2, kDims[0], 64, {5000, 100, 900, 20000}));
+    if (Refuses(memory, kernel)) continue;
+    CudaContext context;
+    context.kernel = kernel;
+    ASSERT_TRUE(memory.Run(context).ok());
+    const DecodeResult first = memory.Results();
+    for (int i = 0; i < 5; ++i) {
+      ASSERT_TRUE(memory.Run(context).ok());
+      EXPECT_EQ(memory.Results().out, first.out) << kernel;
+    }
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, BatchInvariantResultsDoNotDependOnTheBatch) {
+  for (const std::string& kernel : Kernels()) {
+    const DecodeCase alone = Case(16, 2, kDims[0], 64, {5000});
+    DecodeCase together = alone;
+    together.kv_lens = {5000, 100, 0, 9000, 700};
+    DecodeMemory one(alone), many(together);
+    if (Refuses(one, kernel)) continue;
+    CudaContext context;
+    context.kernel = kernel;
+    context.batch_invariant = true;
+    ASSERT_TRUE(one.Run(context).ok());
+    ASSERT_TRUE(many.Run(context).ok());
+    const DecodeResult a = one.Results();
+    DecodeResult b = many.Results();
+    b.out.resize(a.out.size());
+    b.lse.resize(a.lse.size());
+    EXPECT_EQ(a.out, b.out) << kernel;
+    EXPECT_EQ(a.lse, b.lse) << kernel;
+  }
+}
+
+// A captured graph, replayed with other lengths at the same addresses.
+TEST_F(MlaDecodeOnDevice, GraphReplaysWithNewLengths) {
+  for (const std::string& kernel : Kernels()) {
+    DecodeCase c = Case(16, 1, kDims[0], 64, {4000, 64, 900});
+    DecodeMemory memory(c);
+    if (Refuses(memory, kernel)) continue;
+    cudaStream_t stream;
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    CudaContext context;
+    context.kernel = kernel;
+    context.stream = stream;
+    ASSERT_TRUE(memory.Allocate(context).ok());
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_TRUE(cuda::MlaDecodeSchedule(memory.args(), context).ok());
+    EXPECT_TRUE(cuda::MlaDecode(memory.args(), context).ok());
+    ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+    for (const std::vector<int32_t>& lengths :
+         {std::vector<int32_t>{4000, 64, 900}, {1, 0, 900}, {3999, 63, 1}, {0, 0, 0}}) {
+      memory.SetLengths(lengths);
+      memory.PoisonOutputs();
+      ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      c.kv_lens = lengths;
+      EXPECT_EQ(CompareDecode(c, memory.Results(), DecodeReference(c)), "") << kernel;
+    }
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+  }
+}
+
+TEST_F(MlaDecodeOnDevice, CacheOverFourGiB) {
+  DecodeCase c = Case(16, 1, kDims[0], 64, {500, 3000});
+  c.spare_pages = 70000;  // of 73,728 bytes: 5.2 GB, the used ones scattered over it
+  EXPECT_EQ(ExpectMatchesReference(c, Kernels()), static_cast<int>(Kernels().size()));
+}
+
+TEST_F(MlaDecodeOnDevice, EmptyBatch) {
+  DecodeMemory memory(Case(16, 1, kDims[0], 64, {}));
+  EXPECT_TRUE(memory.Run({}).ok());
+}
+
+TEST_F(MlaDecodeOnDevice, ExplainsItsChoice) {
+  const DecodeMemory memory(Case(16, 1, kDims[0], 64, {10}));
+  const auto verdicts = cuda::ExplainMlaDecode(memory.args(), {});
+  ASSERT_TRUE(verdicts.ok()) << verdicts.message();
+  ASSERT_EQ(verdicts->size(), std::size(kKernels));
+  EXPECT_EQ(verdicts->back().refusal, "");
+  CudaContext context;
+  context.kernel = "nothing";
+  EXPECT_EQ(cuda::MlaDecodeMemory(memory.args(), context).message(),
+            "mla_decode: no kernel is called nothing, want one of sm90, sm80, plain");
+}
+
+// Arguments that the host can refuse.
+TEST_F(MlaDecodeOnDevice, BadArgumentsAreNamed) {
+  DecodeMemory memory(Case(16, 1, kDims[0], 64, {10}));
+  ASSERT_TRUE(memory.Run({}).ok());
+  const auto message = [&memory](auto change) {
+    cuda::MlaDecodeArgs args = memory.args();
+    change(args);
+    return std::string(cuda::MlaDecode(args, {}).message());
+  };
+  EXPECT_EQ(message([](auto& a) { a.scale = 0; }),
+            "mla_decode: scale is 0, want a finite number > 0");
+  EXPECT_EQ(message([](auto& a) { a.kv_lora_rank = 577; }),
+            "mla_decode: kv_lora_rank is 577, want 1 to 576, the last extent of q");
+  EXPECT_EQ(message([](auto& a) { a.schedule = nullptr; }), "mla_decode: schedule is null");
+  EXPECT_EQ(message([](auto& a) { a.kv_lens = nullptr; }),
+            "mla_decode: kv_lens or page_table is null");
+  EXPECT_NE(message([](auto& a) {
+              a.workspace = static_cast<char*>(a.workspace) + 4;
+            }).find("want a multiple of 256 bytes"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& a) {
+              a.q = ConstTensor(a.q.data(), DType::kBF16, {1, 1, 16, 576});
+            }).find("is on the CPU"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace mla::test
