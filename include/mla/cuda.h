@@ -121,6 +121,21 @@ struct MlaAppendArgs {
 // Enqueues one kernel.
 Status MlaAppend(const MlaAppendArgs& args, const CudaContext& context);
 
+// Per-head products around a decode step: y[t, h, :] = W[h] x[t, h, :]. The absorption of W_UK into
+// q_nope, and the up-projection of the attention's result by W_UV; the weight is a view of
+// kv_b_proj or of k_b and v_b. Sums are in fp32.
+struct HeadLinearArgs {
+  ConstTensor x;  // [tokens, heads, in] bf16 or f16
+  ConstTensor w;  // [heads, out, in], the type of x; one of the two inner strides must be 1
+  Tensor y;       // [tokens, heads, out], the type of x
+};
+
+// Enqueues one kernel.
+Status HeadLinear(const HeadLinearArgs& args, const CudaContext& context);
+
+// As ExplainMlaDecode.
+Result<KernelVerdicts> ExplainHeadLinear(const HeadLinearArgs& args, const CudaContext& context);
+
 }  // namespace mla::cuda
 
 #endif  // MLA_CUDA_H_

@@ -158,4 +158,26 @@ Status Validate(const cuda::MlaAppendArgs& args) {
   return {};
 }
 
+Status Validate(const cuda::HeadLinearArgs& args) {
+  constexpr std::string_view kHeadLinear = "head_linear";
+  MLA_RETURN_IF_ERROR(CheckShape(args.x, "head_linear: x", {kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.x, "head_linear: x", {DType::kBF16, DType::kF16}));
+  const int64_t tokens = args.x.dim(0), heads = args.x.dim(1), in = args.x.dim(2);
+  MLA_RETURN_IF_ERROR(CheckShapeAnyStride(args.w, "head_linear: w", {heads, kAny, in}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.w, "head_linear: w", {args.x.dtype()}));
+  if (args.w.stride(1) != 1 && args.w.stride(2) != 1) {
+    return InvalidArgument(kHeadLinear, ": w has inner strides ", args.w.stride(1), " and ",
+                           args.w.stride(2), ", want one of them 1");
+  }
+  MLA_RETURN_IF_ERROR(CheckShape(args.y, "head_linear: y", {tokens, heads, args.w.dim(1)}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.y, "head_linear: y", {args.x.dtype()}));
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 4;
+  if (tokens > kMost || heads > 65535 || in > kMost || args.w.dim(1) > kMost) {
+    return InvalidArgument(kHeadLinear, ": x has shape ", args.x.ShapeString(), " and w ",
+                           args.w.ShapeString(), ", want at most 65535 heads and ", kMost,
+                           " of the rest");
+  }
+  return CheckOnDevice(kHeadLinear, {args.x, args.w, args.y});
+}
+
 }  // namespace mla

@@ -1,4 +1,4 @@
-// Validation of mla_decode and mla_append: what the host can know of a call whose lengths are on the device.
+// Validation of mla_decode and the operators around it: what the host can know of a call whose lengths are on the device.
 #ifndef MLA_OPS_MLA_DECODE_H_
 #define MLA_OPS_MLA_DECODE_H_
 
@@ -14,6 +14,7 @@ Status ValidateShapes(const cuda::MlaDecodeArgs& args);
 Status Validate(const cuda::MlaDecodeArgs& args);
 
 Status Validate(const cuda::MlaAppendArgs& args);
+Status Validate(const cuda::HeadLinearArgs& args);
 
 }  // namespace mla
 

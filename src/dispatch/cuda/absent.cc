@@ -22,6 +22,10 @@ Status MlaDecode(const MlaDecodeArgs&, const CudaContext&) { return Absent(); }
 Result<KernelVerdicts> ExplainMlaDecode(const MlaDecodeArgs&, const CudaContext&) {
   return Absent();
 }
+Status HeadLinear(const HeadLinearArgs&, const CudaContext&) { return Absent(); }
+Result<KernelVerdicts> ExplainHeadLinear(const HeadLinearArgs&, const CudaContext&) {
+  return Absent();
+}
 Status MlaAppend(const MlaAppendArgs&, const CudaContext&) { return Absent(); }
 
 }  // namespace mla::cuda
