@@ -47,21 +47,7 @@ __device__ __forceinline__ void BarrierArriveExpectBytes(uint32_t barrier, uint3
                : "memory");
 }
 
-__device__ __forceinline__ bool BarrierTest(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.test_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
-      "selp.b32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
-// As BarrierTest, but may first sleep for a short time.
+// Whether the phase is complete; may first sleep for a short time.
 __device__ __forceinline__ bool BarrierTryWait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   asm volatile(
@@ -125,7 +111,8 @@ __device__ __forceinline__ void TmaLoad4d(uint32_t shared, const CUtensorMap* ma
 }
 
 // ---- Tiles. A tile is 64 rows of 64 two-byte elements, 8 KiB, 1024-byte aligned, in the 128-byte
-// swizzle that TMA and wgmma share: the 16-byte chunk c of row r lies where chunk c ^ (r % 8) would.
+// swizzle that TMA and wgmma share: the 16-byte chunk c of row r lies where chunk c ^ (r % 8)
+// would.
 
 inline constexpr int kTileBytes = 8192;
 inline constexpr int kTileRowBytes = 128;
@@ -150,13 +137,13 @@ __device__ __forceinline__ void StoreMatrix4(uint32_t shared, uint32_t a, uint32
                : "memory");
 }
 
-// ---- wgmma. D[64, N] (fp32, registers) += A[64, 16] B[16, N]; A from registers or shared memory, B
-// from shared memory. Registers of a product in flight must not be touched before WgmmaWait.
+// ---- wgmma. D[64, N] (fp32, registers) += A[64, 16] B[16, N]; A from registers or shared memory,
+// B from shared memory. Registers of a product in flight must not be touched before WgmmaWait.
 
 // The descriptor of operands in swizzled tiles. Both strides in bytes. Rows along the product's
-// inner dimension ("K-major"): `stride` is from 8 rows to the next 8, `leading` is not used. Columns
-// along it ("MN-major"): `stride` is from 8 inner elements to the next 8, `leading` from 64 outer
-// elements to the next 64.
+// inner dimension ("K-major"): `stride` is from 8 rows to the next 8, `leading` is not used.
+// Columns along it ("MN-major"): `stride` is from 8 inner elements to the next 8, `leading` from 64
+// outer elements to the next 64.
 __device__ __forceinline__ uint64_t TileDescriptor(uint32_t shared, uint32_t leading,
                                                    uint32_t stride) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;

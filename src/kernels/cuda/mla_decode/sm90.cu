@@ -24,7 +24,9 @@ constexpr int64_t kElementBytes = 2;
 
 template <typename S>
 constexpr size_t SharedBytes() {
-  return sizeof(sm90::SharedMemory<S>) + sm90::kSharedAlignment;
+  constexpr size_t kBytes = sizeof(sm90::SharedMemory<S>) + sm90::kSharedAlignment;
+  static_assert(kBytes <= 227 * 1024);
+  return kBytes;
 }
 
 bool Aligned(const void* pointer, int64_t bytes) {
@@ -77,8 +79,8 @@ PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder() {
   static const auto encoder = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-    const cudaError_t error = cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                               12000, cudaEnableDefault, &found);
     if (error != cudaSuccess || found != cudaDriverEntryPointSuccess) function = nullptr;
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
   }();
@@ -87,9 +89,9 @@ PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder() {
 
 template <size_t kRank>
 struct MapShape {
-  std::array<uint64_t, kRank> dims;            // innermost first
-  std::array<uint64_t, kRank - 1> strides;     // bytes, of all but the innermost
-  uint32_t box_rows;                           // of the second axis; 64 columns
+  std::array<uint64_t, kRank> dims;         // innermost first
+  std::array<uint64_t, kRank - 1> strides;  // bytes, of all but the innermost
+  uint32_t box_rows;                        // of the second axis; 64 columns
 };
 
 template <size_t kRank>
@@ -106,7 +108,8 @@ cudaError_t Encode(CUtensorMap* map, const void* data, DType dtype, MapShape<kRa
   box[0] = sm90::kTileColumns;
   box[1] = shape.box_rows;
   const CUresult result = encoder(
-      map, dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      map,
+      dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
       kRank, const_cast<void*>(data), shape.dims.data(), shape.strides.data(), box.data(),
       steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -20,8 +20,9 @@ __device__ __forceinline__ void InitBarriers(SharedMemory<S>& shared) {
   for (int slot = 0; slot < S::kBlockSlots; ++slot) {
     BarrierInit(SharedAddress(&shared.rest_loaded[slot]), 1);
     BarrierInit(SharedAddress(&shared.rest_freed[slot]), 8);  // both values warpgroups'
-    BarrierInit(SharedAddress(&shared.softmaxed[slot]), 4);  // the scores'
+    BarrierInit(SharedAddress(&shared.softmaxed[slot]), 4);   // the scores'
     BarrierInit(SharedAddress(&shared.scored[slot]), 4);
+    BarrierInit(SharedAddress(&shared.ahead[slot]), 4);
   }
   FenceBarrierInit();
 }

@@ -5,10 +5,10 @@
 //           item the queries, then one block of 64 keys after another
 //   scores  S = Q K^T with most of Q in registers for the whole item, softmax, P to shared memory
 //   values  two of them, each with half of the output's columns in registers: O += P V
-// The scores of block j + 1 are computed while the softmax of block j is still to be waited for, and
-// the softmax of block j + 1 while the values of block j are multiplied: the tensor cores always
-// have one of the two products to do. Q in registers leaves shared memory to nearly three blocks of
-// keys (for scores, for values, and under way), and is not read again for every block.
+// P V of block j waits until the scores of block j + 1 have been computed, and then covers their
+// softmax: the tensor cores have one of the two products to do while the other's operands are made.
+// Q in registers leaves shared memory to nearly three blocks of keys (for scores, for values, and
+// under way), and is not read again for every block.
 #ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM90_LAYOUT_CUH_
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM90_LAYOUT_CUH_
 
@@ -29,7 +29,8 @@ inline constexpr int kWarp = 32;
 inline constexpr int kWarpgroup = 128;
 inline constexpr int kThreads = 4 * kWarpgroup;
 
-// Registers per thread of the warpgroups, 512 in all.
+// Registers per thread of the warpgroups, 512 in all. The compiler puts accumulators and operands
+// of wgmma after its first 24, and keeps 2 more: the values have 128, the scores 32 and 96 of Q.
 inline constexpr int kLoaderRegisters = 32;
 inline constexpr int kScoreRegisters = 160;
 inline constexpr int kValueRegisters = 160;
@@ -44,7 +45,8 @@ struct Shape {
   static constexpr int kValueTiles = kDv / kTileColumns;
   static constexpr int kPairs = kValueTiles / 2;
   static constexpr bool kHasRest = kDk > kDv;
-  // Of Q: those steps that registers have room for, and the tiles that have to stay in shared memory.
+  // Of Q: those steps that registers have room for, and the tiles that have to stay in shared
+  // memory.
   static constexpr int kRegisterSteps = kSteps < 24 ? kSteps : 24;
   static constexpr int kSharedQueryTiles = (kSteps - kRegisterSteps + 3) / 4;
   // The lengths of the rings.
@@ -71,6 +73,7 @@ struct SharedMemory {
   uint64_t rest_freed[S::kBlockSlots];
   uint64_t softmaxed[S::kBlockSlots];  // P and rescale are there; or the queries have been taken
   uint64_t scored[S::kBlockSlots];     // Q K^T is complete
+  uint64_t ahead[S::kBlockSlots];      // the first half of the values has multiplied one pair
 };
 inline constexpr size_t kSharedAlignment = 1024;  // of the swizzled tiles; the launch adds as much
 

@@ -46,24 +46,38 @@ class Loader {
     block_ = block_.Plus(1);
   }
 
-  __device__ __forceinline__ void LoadQueries(const Work& work) {
+  // Calls load(first tile + lane, whether this lane has it) for what is to be loaded next, in the
+  // order in which it is used.
+  template <typename Load>
+  __device__ __forceinline__ void LoadTiles(Load&& load) {
 #pragma unroll 1
     for (int pair = 0; pair < S::kPairs; ++pair) {
+      if (pair == S::kPairs - 1) {
+        OpenRest();
+        load(S::kValueTiles, S::kHasRest && lane_ == 0);
+      }
       OpenPair();
-      LoadQueryTile(work, 2 * pair + lane_, lane_ < 2);
+      load(2 * pair + lane_, lane_ < 2);
     }
-    OpenRest();
-    LoadQueryTile(work, S::kValueTiles, S::kHasRest && lane_ == 0);
+  }
+  __device__ __forceinline__ void LoadQueries(const Work& work) {
+    LoadTiles([&](int tile, bool mine) { LoadQueryTile(work, tile, mine); });
   }
   __device__ __forceinline__ void LoadKeys(const Work& work, int block) {
-    FindBox(work, block * maps_.key_boxes);
+    if (maps_.key_boxes == 1) {
+      const Box box = FindBox(work, block);
+      LoadTiles([&](int tile, bool mine) {
+        if (mine) LoadBox(box, 0, tile);
+      });
+    } else {
+      LoadTiles([&](int tile, bool mine) {
 #pragma unroll 1
-    for (int pair = 0; pair < S::kPairs; ++pair) {
-      OpenPair();
-      LoadKeyTile(work, block, 2 * pair + lane_, lane_ < 2);
+        for (int i = 0; i < maps_.key_boxes; ++i) {
+          const Box box = FindBox(work, block * maps_.key_boxes + i);
+          if (mine) LoadBox(box, i, tile);
+        }
+      });
     }
-    OpenRest();
-    LoadKeyTile(work, block, S::kValueTiles, S::kHasRest && lane_ == 0);
   }
 
   // Rows past the last are outside of the tensor, and TMA writes zeros for them.
@@ -79,31 +93,31 @@ class Loader {
     }
   }
 
-  __device__ __forceinline__ void LoadKeyTile(const Work& work, int block, int tile, bool mine) {
-#pragma unroll 1
-    for (int i = 0; i < maps_.key_boxes; ++i) {
-      const int box = block * maps_.key_boxes + i;
-      FindBox(work, box);
-      const int page = __shfl_sync(~0u, page_, box - known_first_);
-      const int row = __shfl_sync(~0u, row_, box - known_first_);
-      if (mine) {
-        TmaLoad3d(tile_ + i * maps_.key_rows * kTileRowBytes, &maps_.keys, barrier_,
-                  tile * kTileColumns, row, page);
-      }
-    }
+  struct Box {
+    int page, row;
+  };
+  // Box `i` of the block in the slot that has been opened.
+  __device__ __forceinline__ void LoadBox(const Box& box, int i, int tile) {
+    TmaLoad3d(tile_ + i * maps_.key_rows * kTileRowBytes, &maps_.keys, barrier_,
+              tile * kTileColumns, box.row, box.page);
   }
 
-  // Has the lanes know where the 32 boxes from `box` on lie, unless they know of this one. Boxes
-  // past the last token lie outside of the tensor: the page table says nothing of them.
-  __device__ __forceinline__ void FindBox(const Work& work, int box) {
-    if (boxes_known_ && box >= known_first_ && box - known_first_ < kWarp) return;
-    boxes_known_ = true;
-    known_first_ = box;
-    const int token = (box + lane_) * maps_.key_rows;
-    const int index = token / params_.page_size;
-    row_ = token - index * params_.page_size;
-    page_ = params_.num_pages;
-    if (token < work.kv_len) page_ = params_.page_table[work.seq * params_.page_table_stride + index];
+  // The lanes know where 32 boxes lie. Boxes past the last token lie outside of the tensor: the
+  // page table says nothing of them.
+  __device__ __forceinline__ Box FindBox(const Work& work, int box) {
+    if (!boxes_known_ || box < known_first_ || box - known_first_ >= kWarp) {
+      boxes_known_ = true;
+      known_first_ = box;
+      const int token = (box + lane_) * maps_.key_rows;
+      const int index = token / params_.page_size;
+      known_.row = token - index * params_.page_size;
+      known_.page = params_.num_pages;
+      if (token < work.kv_len) {
+        known_.page = params_.page_table[work.seq * params_.page_table_stride + index];
+      }
+    }
+    return {__shfl_sync(~0u, known_.page, box - known_first_),
+            __shfl_sync(~0u, known_.row, box - known_first_)};
   }
 
   const MlaDecodeParams& params_;
@@ -115,7 +129,7 @@ class Loader {
   uint32_t tile_ = 0, barrier_ = 0;  // what is being loaded
   bool boxes_known_ = false;
   int known_first_ = 0;  // box of lane 0
-  int page_ = 0, row_ = 0;
+  Box known_ = {0, 0};
 };
 
 }  // namespace mla::cuda::sm90

@@ -84,20 +84,19 @@ class Scores {
   __device__ __forceinline__ uint32_t Rest() const {
     return SharedAddress(shared_.rests[block_.slot]);
   }
-  // Calls visit(tile, its address) for each tile of what comes next, as they land.
-  template <typename Visitor>
-  __device__ __forceinline__ void VisitTiles(Visitor&& visit) {
+  // Calls visit(first tile, number of tiles, address) for each pair of tiles of what comes next and
+  // for the rest, as they land. The last pair, whose place in the ring is freed last, comes last.
+  template <typename Visit>
+  __device__ __forceinline__ void VisitTiles(Visit&& visit) {
 #pragma unroll
     for (int pair = 0; pair < S::kPairs; ++pair) {
+      if (S::kHasRest && pair == S::kPairs - 1) {
+        BarrierWait(SharedAddress(&shared_.rest_loaded[block_.slot]), block_.parity);
+        visit(S::kValueTiles, 1, Rest());
+      }
       BarrierWait(SharedAddress(&shared_.pair_loaded[pair_.slot]), pair_.parity);
-      const uint32_t address = SharedAddress(shared_.pairs[pair_.slot]);
-      visit(2 * pair, address);
-      visit(2 * pair + 1, address + kTileBytes);
+      visit(2 * pair, 2, SharedAddress(shared_.pairs[pair_.slot]));
       pair_ = pair_.Plus(1);
-    }
-    if constexpr (S::kHasRest) {
-      BarrierWait(SharedAddress(&shared_.rest_loaded[block_.slot]), block_.parity);
-      visit(S::kValueTiles, Rest());
     }
   }
 
@@ -116,20 +115,22 @@ class Scores {
   // products with what was there before ended before their last barrier.
   __device__ __forceinline__ void TakeQueries(uint32_t (&q)[S::kRegisterSteps][4]) {
     const PairPosition<S> first = pair_;
-    VisitTiles([&](int tile, uint32_t address) {
+    const auto take = [&](int tile, int count, uint32_t address) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 4 * count; ++i) {
         const int step = 4 * tile + i;
+        const uint32_t from = address + i / 4 * kTileBytes + FragmentOffset(i % 4);
         if (step < S::kRegisterSteps) {
-          LoadMatrix4(q[step % S::kRegisterSteps], address + FragmentOffset(i));
+          LoadMatrix4(q[step % S::kRegisterSteps], from);
         } else if (step < S::kSteps) {
           uint32_t part[4];
-          LoadMatrix4(part, address + FragmentOffset(i));
-          StoreMatrix4(SharedQueryTile(step) + FragmentOffset(i), part[0], part[1], part[2],
+          LoadMatrix4(part, from);
+          StoreMatrix4(SharedQueryTile(step) + FragmentOffset(i % 4), part[0], part[1], part[2],
                        part[3]);
         }
       }
-    });
+    };
+    VisitTiles(take);
     FenceSharedToAsync();
     NamedBarrierSync(kNamedBarrier, kWarpgroup);
     for (int pair = 0; pair < S::kPairs; ++pair) {
@@ -147,19 +148,21 @@ class Scores {
   // s = Q K^T.
   __device__ __forceinline__ void Multiply(const uint32_t (&q)[S::kRegisterSteps][4],
                                            float (&s)[32]) {
-    VisitTiles([&](int tile, uint32_t address) {
-      if (tile % 2 == 0) WgmmaFence();  // after each wait in between
+    const auto multiply = [&](int tile, int count, uint32_t address) {
+      WgmmaFence();
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 4 * count; ++i) {
         const int step = 4 * tile + i;
-        const uint64_t keys = TileDescriptor(address + i * 32, 16, 1024);
+        const uint32_t offset = i % 4 * 32;
+        const uint64_t keys = TileDescriptor(address + i / 4 * kTileBytes + offset, 16, 1024);
         if (step < S::kRegisterSteps) {
           WgmmaRegs<T>(s, q[step % S::kRegisterSteps], keys, step > 0);
         } else if (step < S::kSteps) {
-          WgmmaShared<T>(s, TileDescriptor(SharedQueryTile(step) + i * 32, 16, 1024), keys, true);
+          WgmmaShared<T>(s, TileDescriptor(SharedQueryTile(step) + offset, 16, 1024), keys, true);
         }
       }
-    });
+    };
+    VisitTiles(multiply);
     WgmmaCommit();
     WgmmaWait<0>();
     PinRegisters(s);
@@ -214,8 +217,8 @@ class Scores {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const float* v = s + 8 * step;
-      StoreMatrix4(Rest() + FragmentOffset(step), Pack<T>(v[0], v[1]),
-                   Pack<T>(v[2], v[3]), Pack<T>(v[4], v[5]), Pack<T>(v[6], v[7]));
+      StoreMatrix4(Rest() + FragmentOffset(step), Pack<T>(v[0], v[1]), Pack<T>(v[2], v[3]),
+                   Pack<T>(v[4], v[5]), Pack<T>(v[6], v[7]));
     }
   }
 
@@ -225,7 +228,7 @@ class Scores {
     for (int half = 0; half < 2; ++half) {
       sum_[half] = QuadSum(sum_[half]);
       if (Lane() % 4 == 0) {
-        shared_.inverse[block_.slot][Row() + half * 8] = 
+        shared_.inverse[block_.slot][Row() + half * 8] =
             sum_[half] > 0 ? __fdividef(1.0f, sum_[half]) : 0.0f;
       }
     }

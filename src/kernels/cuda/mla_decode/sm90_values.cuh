@@ -42,21 +42,27 @@ class Values {
       valid = work.kv_len - work.first * kBlockTokens;
     }
     BarrierWait(SharedAddress(&shared_.softmaxed[block_.slot]), block_.parity);  // the queries
+    if (half_ == 0) WarpArrive(shared_.ahead[block_.slot]);
     Advance();
     bool begun = false;
     while (true) {
       if (valid < kBlockTokens) ClearRowsFrom(valid);
       BarrierWait(SharedAddress(&shared_.softmaxed[block_.slot]), block_.parity);
       if (begun) Rescale(o);
-      // If the next keys are there, their scores come first, and the products here then cover their
-      // softmax. If not, there is nothing to wait for.
-      if (blocks > 1 && NextLanded()) {
+      // The scores of the next block come first: the products here then cover their softmax.
+      if (blocks > 1) {
         const BlockPosition<S> next = block_.Plus(1);
         BarrierWait(SharedAddress(&shared_.scored[next.slot]), next.parity);
       }
+      // The first half goes ahead by one pair, which the loader waits for.
+      if (S::kValuePairs == 2 && half_ == 1) {
+        BarrierWait(SharedAddress(&shared_.ahead[block_.slot]), block_.parity);
+      }
       Multiply(o, begun);
       const bool last = --blocks == 0;
-      if (last) Scale(o, shared_.inverse[block_.slot][Row()], shared_.inverse[block_.slot][Row() + 8]);
+      if (last) {
+        Scale(o, shared_.inverse[block_.slot][Row()], shared_.inverse[block_.slot][Row() + 8]);
+      }
       WarpArrive(shared_.rest_freed[block_.slot]);
       Advance();
       if (last) return;
@@ -65,13 +71,6 @@ class Values {
     }
   }
 
-  __device__ __forceinline__ bool NextLanded() const {
-    const PairPosition<S> pair = pair_.Plus(2 * S::kPairs - 1 - half_ * S::kValuePairs);
-    const BlockPosition<S> block = block_.Plus(1);
-    return BarrierTest(SharedAddress(&shared_.pair_loaded[pair.slot]), pair.parity) &&
-           (!S::kHasRest ||
-            BarrierTest(SharedAddress(&shared_.rest_loaded[block.slot]), block.parity));
-  }
   // To the next block: past all its pairs. (The next two here are this warpgroup's.)
   __device__ __forceinline__ void Advance() {
     pair_ = pair_.Plus(S::kPairs);
@@ -103,8 +102,8 @@ class Values {
     WgmmaFence();
 #pragma unroll
     for (int i = 0; i < S::kValuePairs; ++i) {
-      const uint64_t values = TileDescriptor(
-          SharedAddress(shared_.pairs[pair_.Plus(i).slot]), kTileBytes, 1024);
+      const uint64_t values =
+          TileDescriptor(SharedAddress(shared_.pairs[pair_.Plus(i).slot]), kTileBytes, 1024);
 #pragma unroll
       for (int step = 0; step < kBlockTokens / 16; ++step) {
         WgmmaSharedColumns<T>(o[i], Further(probs, step * 32),
@@ -115,6 +114,7 @@ class Values {
     if constexpr (S::kValuePairs == 2) {
       WgmmaWait<1>();
       WarpArrive(shared_.pair_freed[pair_.slot]);
+      if (half_ == 0) WarpArrive(shared_.ahead[block_.slot]);
     }
     WgmmaWait<0>();
     Pin(o);
@@ -143,7 +143,8 @@ class Values {
     NamedBarrierSync(2 + half_, kWarpgroup);
   }
 
-  // Row() + 8 * second. The two accumulators of group i of 8 columns are 2 * (lane % 4) and the next.
+  // Row() + 8 * second. The two accumulators of group i of 8 columns are 2 * (lane % 4) and the
+  // next.
   __device__ __forceinline__ void Store(int item, int second, const Output& o) const {
     const int row = static_cast<int>(blockIdx.x) * kRowTile + Row() + second * 8;
     const bool real = row < params_.s_q * params_.heads;
