@@ -31,10 +31,10 @@ Plan PlanRows(int d_k, int d_v, int rows, size_t max_shared_bytes, size_t shared
   for (const int tokens : {32, 16}) {
     const Tile tile = {d_k, d_v, rows, tokens};
     if (!IsCompiled(tile)) continue;
-    // Two blocks on a multiprocessor fill each other's pauses, if they do not lack stages for it.
+    // Two blocks on a multiprocessor fill each other's pauses.
     for (int blocks = tile.blocks_per_sm(); blocks >= 1; --blocks) {
       const int stages = StagesThatFit(tile, blocks, max_shared_bytes, shared_bytes_per_sm);
-      if (stages >= (blocks > 1 ? kMinStages + 1 : kMinStages)) return {tile, stages, blocks};
+      if (stages > 0) return {tile, stages, blocks};
     }
   }
   return plan;
@@ -80,6 +80,7 @@ namespace {
 using sm80::Plan;
 
 constexpr int kMinArch = 80;
+constexpr int64_t kMaxRows = int64_t{1} << 30;
 
 Plan PlanFor(const MlaDecodeArgs& args, const DeviceProperties& device) {
   return sm80::MakePlan(static_cast<int>(args.q.dim(3)), args.kv_lora_rank,
@@ -110,6 +111,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
   if (!wide && !narrow) {
     return "(d_k, kv_lora_rank) must be (576, 512), (512, 512), (320, 256) or (288, 256)";
   }
+  if (args.q.dim(1) * args.q.dim(2) > kMaxRows) return "at most 2^30 query rows per sequence";
   if (!RowsAligned(args.cache.data(), args.cache, 16)) {
     return "tokens of the cache must begin at multiples of 16 bytes";
   }

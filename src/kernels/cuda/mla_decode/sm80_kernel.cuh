@@ -90,7 +90,8 @@ struct SharedMemory {
   static __device__ char* probs(int tile) {  // [rows, tokens], padded
     return base() + 2 * S::kFactorBytes + (tile & 1) * S::kProbBytes;
   }
-  static __device__ float* scores(int tile) {  // [depth groups, rows, tokens], padded
+  // [depth groups, rows, tokens], the tokens of a row as ScoreColumn has them.
+  static __device__ float* scores(int tile) {
     return reinterpret_cast<float*>(base() + 2 * (S::kFactorBytes + S::kProbBytes) +
                                     (tile & 1) * S::kScoreBytes);
   }
@@ -136,29 +137,44 @@ class BlockDecoder {
     // Not before, or the first rows of q would wait for them.
     if (!filled_) FillStages();
     output.Clear();
-    // Half of the warps, one or two of each scheduler, make the softmax while the others multiply.
+    // Of the groups of copies closed so far, the last is that of the tile num_stages - 2 past the
+    // last one done.
+    WaitForCopies(launched_.num_stages - 2);
+    __syncthreads();
+    MakeScores(q, 0);
+    WaitForCopies(launched_.num_stages - 3);
+    __syncthreads();
+    AddSoftmax(0);
+    if (tiles > 1) MakeScores(q, 1);
+    int tile = 0;
+    for (; tile + 2 < tiles; ++tile) AttendTile<true, true>(q, tile, output);
+    if (tile + 1 < tiles) AttendTile<true, false>(q, tile++, output);
+    AttendTile<false, false>(q, tile, output);
+  }
+
+  // The work between two barriers: output of this tile, softmax of the next, scores of the one
+  // after that.
+  template <bool kSoftmax, bool kScores>
+  __device__ __forceinline__ void AttendTile(const QueryFragments<S>& q, int tile,
+                                             OutputFragments<S>& output) {
+    // Half of the warps make the softmax while the others multiply.
     const bool softmax_first = WarpLane<S>().warp < kWarps / 2;
-    for (int tile = -2; tile < tiles; ++tile) {
-      // The scores' tile has come. Of the groups closed so far the last is num_stages - 2 tiles
-      // past `tile`, or past the tile before the first.
-      WaitForCopies(launched_.num_stages - 2 - min(tile + 2, 2));
-      __syncthreads();
-      const bool softmax_due = tile + 1 >= 0 && tile + 1 < tiles;
-      if (softmax_due && softmax_first) AddSoftmax(tile + 1);
-      // What takes the place of the tile before this one, whose products are done.
-      if (tile >= 0) feeder_.Feed(free_stage_);
-      if (tile + 2 < tiles) {
-        MultiplyKeys<S, T>(q, key_stage_, Shared::scores(tile));
-        key_stage_ = NextStage(key_stage_);
-      }
-      if (tile >= 0) {
-        free_stage_ = NextStage(free_stage_);
-        output.Scale(Shared::factors(tile));
-        // The free stage is that of this tile from the next barrier on.
-        output.template MultiplyValues<T>(SharedAddress(Shared::probs(tile)), free_stage_);
-      }
-      if (softmax_due && !softmax_first) AddSoftmax(tile + 1);
-    }
+    WaitForCopies(launched_.num_stages - 4);
+    __syncthreads();
+    if (kSoftmax && softmax_first) AddSoftmax(tile + 1);
+    // In the place of the tile before this one, whose products are done.
+    feeder_.Feed(free_stage_);
+    free_stage_ = NextStage(free_stage_);
+    output.Scale(Shared::factors(tile));
+    // This tile's stage is free from the next barrier on.
+    output.template MultiplyValues<T>(SharedAddress(Shared::probs(tile)), free_stage_);
+    if (kScores) MakeScores(q, tile + 2);
+    if (kSoftmax && !softmax_first) AddSoftmax(tile + 1);
+  }
+
+  __device__ __forceinline__ void MakeScores(const QueryFragments<S>& q, int tile) {
+    MultiplyKeys<S, T>(q, key_stage_, Shared::scores(tile));
+    key_stage_ = NextStage(key_stage_);
   }
 
   // All stages but the last.

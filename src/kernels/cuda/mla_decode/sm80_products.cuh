@@ -37,8 +37,8 @@ struct Shape {
   static constexpr int kFactorBytes = static_cast<int>(kTile.factor_bytes());
   static constexpr int kProbBytes = static_cast<int>(kTile.prob_bytes());
   static constexpr int kScoreBytes = static_cast<int>(kTile.score_bytes());
-  // This tile has no register to spare.
-  static constexpr bool kReadAnew = kRows == 64 && kTokens == 32;
+  // 64 rows leave no register to spare.
+  static constexpr bool kReadAnew = kRows == 64;
   static constexpr int kBlocksPerSm = kTile.blocks_per_sm();
 };
 
@@ -128,10 +128,12 @@ __device__ __forceinline__ void LoadKeys(uint32_t (&b)[2], uint32_t from) {
 template <typename S, typename T>
 __device__ __forceinline__ void MultiplyKeys(const QueryFragments<S>& q, uint32_t stage,
                                              float* scores) {
-  constexpr int kChunk = S::kWarpTokens < 16 ? 8 : 16;  // tokens at a time
+  // Tokens at a time: at most 16, but 8 where the compiler would spill registers.
+  constexpr int kMaxChunk = S::kRows == 64 && S::kTokens == 16 ? 8 : 16;
+  constexpr int kChunk = S::kWarpTokens < kMaxChunk ? S::kWarpTokens : kMaxChunk;
   constexpr int kTiles = kChunk / 8;
   // Two sums for one where there are few: an instruction waits for the one before it.
-  constexpr int kChains = S::kScoreTiles * kTiles <= 2 ? 2 : 1;
+  constexpr int kChains = S::kRows < 64 && S::kScoreTiles * kTiles <= 2 ? 2 : 1;
   const ScoreSlice<S> slice;
   const int lane = WarpLane<S>().lane;
   // 16 tokens are 2 x 2 matrices, 8 tokens by 8 elements of d_k, elements first; 8 tokens are two.

@@ -75,14 +75,16 @@ class RowSoftmax {
   }
 
  private:
-  // A thread has vectors of neighbouring tokens, of a width that keeps the reads of its half or
-  // quarter of a warp in different banks.
+  // A thread has vectors of neighbouring tokens. Those of a row and the next are exchanged, so that
+  // a quarter of a warp, if it has two rows, reads from all banks.
   static constexpr int kTokensPerThread = S::kTokens / kThreadsPerRow;
-  static constexpr int kMaxWidth = kThreadsPerRow == 4 ? 2 : 4;
-  static constexpr int kWidth = kTokensPerThread < kMaxWidth ? kTokensPerThread : kMaxWidth;
+  static constexpr int kWidth = kTokensPerThread < 4 ? kTokensPerThread : 4;
   static constexpr int kVectors = kTokensPerThread / kWidth;
+  static_assert(kVectors <= 2);
 
-  static __device__ int Column(int vector) { return (vector * kThreadsPerRow + part()) * kWidth; }
+  static __device__ int Column(int vector) {
+    return ((vector ^ (row() % kVectors)) * kThreadsPerRow + part()) * kWidth;
+  }
 
   static __device__ __forceinline__ void SumSlices(const float* from, float (&sum)[kWidth]) {
 #pragma unroll

@@ -1,0 +1,78 @@
+// The tiles of the Ampere kernel of mla_decode, chosen on the host: no device is needed.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+
+#include "kernels/cuda/mla_decode/sm80.h"
+
+namespace mla::test {
+namespace {
+
+using cuda::sm80::MakePlan;
+using cuda::sm80::Plan;
+
+struct Memory {
+  const char* device;
+  size_t per_block, per_sm;
+};
+constexpr Memory kH100 = {"compute capability 9.0", 227 << 10, 228 << 10};
+constexpr Memory kA100 = {"compute capability 8.0", 163 << 10, 164 << 10};
+constexpr Memory kConsumer = {"compute capability 8.6 and 8.9", 99 << 10, 100 << 10};
+
+struct Dims {
+  int d_k, d_v;
+};
+constexpr Dims kDims[] = {{576, 512}, {512, 512}, {320, 256}, {288, 256}};
+
+Plan PlanFor(const Memory& memory, Dims dims, int num_rows) {
+  return MakePlan(dims.d_k, dims.d_v, num_rows, memory.per_block, memory.per_sm);
+}
+
+TEST(Sm80Plan, FitsTheDevice) {
+  for (const Memory& memory : {kH100, kA100, kConsumer}) {
+    for (const Dims dims : kDims) {
+      for (int rows = 1; rows <= 300; ++rows) {
+        const Plan plan = PlanFor(memory, dims, rows);
+        SCOPED_TRACE(::testing::Message()
+                     << memory.device << ", d_k " << dims.d_k << ", " << rows << " rows: tile "
+                     << plan.tile.rows << " x " << plan.tile.tokens << ", stages " << plan.stages);
+        ASSERT_TRUE(IsCompiled(plan.tile));
+        EXPECT_EQ(plan.tile.d_k, dims.d_k);
+        EXPECT_EQ(plan.tile.d_v, dims.d_v);
+        EXPECT_GE(plan.stages, cuda::sm80::kMinStages);
+        EXPECT_LE(plan.stages, cuda::sm80::kMaxStages);
+        EXPECT_LE(plan.blocks_per_sm, plan.tile.blocks_per_sm());
+        // A block's shared memory and the 1 KiB that the device adds to it.
+        const size_t bytes = plan.tile.shared_bytes(plan.stages);
+        EXPECT_LE(bytes, memory.per_block);
+        EXPECT_LE(plan.blocks_per_sm * (bytes + 1024), memory.per_sm);
+      }
+    }
+  }
+}
+
+TEST(Sm80Plan, FewRowsAreNotPaddedToMany) {
+  for (const Dims dims : kDims) {
+    for (const int rows : {1, 8, 16}) EXPECT_EQ(PlanFor(kH100, dims, rows).tile.rows, 16) << rows;
+    for (const int rows : {17, 20, 32}) EXPECT_EQ(PlanFor(kH100, dims, rows).tile.rows, 32) << rows;
+    for (const int rows : {40, 64, 128}) {
+      EXPECT_EQ(PlanFor(kH100, dims, rows).tile.rows, 64) << rows;
+    }
+  }
+}
+
+TEST(Sm80Plan, ConsumerDevicesHaveNoRoomFor64WideRows) {
+  for (const int rows : {20, 40, 64, 128}) {
+    const Plan plan = PlanFor(kConsumer, kDims[0], rows);
+    EXPECT_EQ(plan.tile.rows, 32) << rows;
+    EXPECT_EQ(plan.tile.tokens, 16) << rows;
+  }
+}
+
+TEST(Sm80Plan, TooLittleSharedMemory) {
+  const Memory small = {"none", 48 << 10, 64 << 10};
+  EXPECT_EQ(PlanFor(small, kDims[0], 16).stages, 0);
+}
+
+}  // namespace
+}  // namespace mla::test
