@@ -12,7 +12,7 @@ namespace {
 // Sizes in user units. Narrow, with large letters, so that a phone's width still reads.
 constexpr double kWidth = 460;
 constexpr double kLeft = 58;
-constexpr double kRight = 14;
+constexpr double kRight = 20;
 constexpr double kPlotHeight = 190;
 constexpr double kRow = 18;  // of the legend, and of a bar
 constexpr size_t kColours = 6;
@@ -34,11 +34,16 @@ std::string Line(double x1, double y1, double x2, double y2, std::string_view cl
                 "\" x2=\"", Number(x2), "\" y2=\"", Number(y2), "\"/>");
 }
 
-std::string Open(double height, std::string_view title) {
-  return Concat("<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 ",
-                Number(kWidth), " ", Number(height), "\" role=\"img\" aria-label=\"",
-                EscapeXml(title), "\"><title>", EscapeXml(title), "</title>",
-                Text(8, 18, "start", title, "t title"));
+// A drawing of class "map" keeps its width on a page; a chart takes the one it is given. As files
+// of their own both have a size.
+std::string Open(double width, double height, std::string_view title, std::string_view classes) {
+  const auto w = static_cast<int>(std::ceil(width));
+  const auto h = static_cast<int>(std::ceil(height));
+  const std::string style = classes == "chart" ? "" : Concat("style=\"width:", w, "px\" ");
+  return Concat("<svg class=\"", classes, "\" ", style,
+                "xmlns=\"http://www.w3.org/2000/svg\" width=\"", w, "\" height=\"", h,
+                "\" viewBox=\"0 0 ", w, " ", h, "\" role=\"img\" aria-label=\"", EscapeXml(title),
+                "\"><title>", EscapeXml(title), "</title>", Text(8, 18, "start", title, "t title"));
 }
 
 // One axis: a range of values, where its ticks are, and the map to [0, 1].
@@ -73,7 +78,8 @@ Axis MakeLogAxis(double low, double high) {
   return axis;
 }
 
-Axis MakeLinearAxis(double high) {
+// From 0 to `high`, or to the tick above it.
+Axis MakeLinearAxis(double high, bool to_tick) {
   Axis axis{false, 0, high > 0 ? high : 1, {}};
   const double rough = axis.high / 5;
   const double power = std::pow(10.0, std::floor(std::log10(rough)));
@@ -84,7 +90,7 @@ Axis MakeLinearAxis(double high) {
       break;
     }
   }
-  axis.high = std::ceil(axis.high / step - 1e-9) * step;
+  if (to_tick) axis.high = std::ceil(axis.high / step - 1e-9) * step;
   for (double tick = 0; tick <= axis.high * 1.001; tick += step) axis.ticks.push_back(tick);
   return axis;
 }
@@ -107,27 +113,50 @@ std::pair<Axis, Axis> MakeAxes(const LineChart& chart) {
       }
     }
   }
-  const auto make = [](bool log, double from, double to) {
-    return log && std::isfinite(from) ? MakeLogAxis(from, to) : MakeLinearAxis(to);
+  const auto make = [](bool log, double from, double to, bool to_tick) {
+    return log && std::isfinite(from) ? MakeLogAxis(from, to) : MakeLinearAxis(to, to_tick);
   };
-  return {make(chart.log_x, low[0], high[0]), make(chart.log_y, low[1], high[1])};
+  return {make(chart.log_x, low[0], high[0], false), make(chart.log_y, low[1], high[1], true)};
 }
 
-// At most 11 characters, and a mark where more are left out: labels have little room.
-std::string Shortened(std::string_view text) {
-  constexpr int kMost = 11;
-  int characters = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if ((text[i] & 0xc0) == 0x80) continue;  // within a character
-    if (characters++ == kMost) return Concat(text.substr(0, i), "\xe2\x80\xa6");
-  }
-  return std::string(text);
+// About how wide the character that begins with this byte is, in letters: scripts and symbols
+// beyond the Greek, Cyrillic and so on count as two. 0 within a character.
+int Columns(char byte) {
+  const auto c = static_cast<unsigned char>(byte);
+  if ((c & 0xc0) == 0x80) return 0;
+  return c >= 0xe1 ? 2 : 1;
 }
+
+int Columns(std::string_view text) {
+  int columns = 0;
+  for (const char c : text) columns += Columns(c);
+  return columns;
+}
+
+// At most `most` columns, and a mark where more are left out.
+std::string Shortened(std::string_view text, int most) {
+  if (Columns(text) <= most) return std::string(text);
+  int columns = 1;  // of the mark
+  size_t end = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (Columns(text[i]) > 0) end = i;  // a character's first byte
+    columns += Columns(text[i]);
+    if (columns > most) break;
+  }
+  return Concat(text.substr(0, end), "\xe2\x80\xa6");
+}
+
+constexpr double kLetter = 7.2;  // width of one at 12 user units, and a little room
 
 // The plot's rectangle and what is drawn in it.
 class Plot {
  public:
-  Plot(const LineChart& chart, double top) : chart_(chart), top_(top), axes_(MakeAxes(chart)) {}
+  // `top`: where the y axis' name goes, and below it the labels of marks and the plot.
+  Plot(const LineChart& chart, double top)
+      : chart_(chart),
+        label_y_(top + 11),
+        top_(top + 26 + kRow * static_cast<double>(chart.marks.size())),
+        axes_(MakeAxes(chart)) {}
 
   double bottom() const { return top_ + kPlotHeight; }
   double X(double value) const { return kLeft + axes_.first.At(value) * (kWidth - kLeft - kRight); }
@@ -148,7 +177,23 @@ class Plot {
     }
     svg += Line(kLeft, bottom(), kWidth - kRight, bottom(), "axis");
     svg += Text((kLeft + kWidth - kRight) / 2, bottom() + 35, "middle", chart_.x_label);
-    return svg + Text(8, top_ - 15, "start", chart_.y_label);
+    return svg + Text(8, label_y_, "start", chart_.y_label);
+  }
+
+  // Their labels stand above the plot, one to a row.
+  std::string Marks() const {
+    std::string svg;
+    double y = top_ - kRow * static_cast<double>(chart_.marks.size()) + 8;
+    for (const LineChart::Mark& mark : chart_.marks) {
+      const double share = axes_.first.At(mark.x);
+      if (!(share >= 0 && share <= 1)) continue;
+      const double x = X(mark.x);
+      svg += Line(x, y - 10, x, bottom(), "mark");
+      const bool left = share > 0.5;  // of the line, where there is room
+      svg += Text(left ? x - 5 : x + 5, y, left ? "end" : "start", mark.label);
+      y += kRow;
+    }
+    return svg;
   }
 
   std::string Lines() const {
@@ -173,7 +218,7 @@ class Plot {
 
  private:
   const LineChart& chart_;
-  double top_;
+  double label_y_, top_;
   std::pair<Axis, Axis> axes_;
 };
 
@@ -221,19 +266,23 @@ std::string ShortNumber(double value) {
 }
 
 std::string ToSvg(const LineChart& chart) {
-  // The legend takes one or two rows above the plot, two names to a row.
-  const double legend = 36;
-  const double rows = std::ceil(static_cast<double>(chart.series.size()) / 2);
-  const Plot plot(chart, legend + rows * kRow + 24);
-  std::string svg = Open(plot.bottom() + 44, chart.title);
+  // The legend takes rows above the plot: two names to a row, if all are short.
+  const double legend = 38;
+  const size_t columns = std::all_of(chart.series.begin(), chart.series.end(),
+                                     [](const Series& s) { return Columns(s.name) <= 22; })
+                             ? 2
+                             : 1;
+  const size_t rows = (chart.series.size() + columns - 1) / columns;
+  const Plot plot(chart, legend + static_cast<double>(rows) * kRow);
+  std::string svg = Open(kWidth, plot.bottom() + 44, chart.title, "chart");
   for (size_t s = 0; s < chart.series.size(); ++s) {
-    const double x = s % 2 == 0 ? 8 : kWidth / 2;
-    const size_t line = s / 2;  // two to a line
-    const double y = legend + static_cast<double>(line) * kRow;
+    const double x = s % columns == 0 ? 8 : kWidth / 2;
+    const size_t row = s / columns;
+    const double y = legend + static_cast<double>(row) * kRow;
     svg += Line(x, y - 4, x + 18, y - 4, Concat("line s", s % kColours));
-    svg += Text(x + 24, y, "start", chart.series[s].name);
+    svg += Text(x + 24, y, "start", Shortened(chart.series[s].name, columns == 2 ? 22 : 48));
   }
-  return svg + plot.Grid() + plot.Lines() + "</svg>";
+  return svg + plot.Grid() + plot.Marks() + plot.Lines() + "</svg>";
 }
 
 std::string ToSvg(const BarChart& chart) {
@@ -241,12 +290,13 @@ std::string ToSvg(const BarChart& chart) {
   for (const BarChart::Bar& bar : chart.bars) most = std::max(most, bar.value);
   constexpr double kNames = 150;
   constexpr double kTexts = 86;
-  std::string svg = Open(34 + (kRow + 8) * static_cast<double>(chart.bars.size()), chart.title);
+  std::string svg =
+      Open(kWidth, 34 + (kRow + 8) * static_cast<double>(chart.bars.size()), chart.title, "chart");
   for (size_t i = 0; i < chart.bars.size(); ++i) {
     const BarChart::Bar& bar = chart.bars[i];
     const double y = 30 + (kRow + 8) * static_cast<double>(i);
     const double width = most > 0 ? bar.value / most * (kWidth - kNames - kTexts) : 0;
-    svg += Text(kNames - 8, y + 14, "end", bar.name);
+    svg += Text(kNames - 8, y + 14, "end", Shortened(bar.name, 17));
     svg += Concat("<rect class=\"bar s", i % kColours, "\" x=\"", Number(kNames), "\" y=\"",
                   Number(y), "\" width=\"", Number(std::max(width, 1.0)), "\" height=\"",
                   Number(kRow), "\" rx=\"2\"/>");
@@ -256,28 +306,37 @@ std::string ToSvg(const BarChart& chart) {
 }
 
 std::string ToSvg(const AttentionMapChart& chart) {
+  constexpr double kPhone = 350;  // fits its width
+  constexpr double kTop = 34;
+  constexpr int kMostColumns = 13;  // of a label
   const size_t n = chart.tokens.size();
-  constexpr double kLabels = 92;
-  const double cell = std::min(26.0, (kWidth - kLabels - 8) / static_cast<double>(n));
+  std::vector<std::string> labels;
+  int columns = 1;
+  for (const std::string& token : chart.tokens) {
+    labels.push_back(Shortened(token, kMostColumns));
+    columns = std::max(columns, Columns(labels.back()));
+  }
+  const double margin = columns * kLetter + 6;
+  // Never smaller than letters that can be read.
+  const double cell = std::clamp((kPhone - margin) / static_cast<double>(n), 14.0, 26.0);
   const double side = cell * static_cast<double>(n);
-  const double top = 34;
-  std::string svg = Open(top + side + kLabels, chart.title);
-  const std::string letters =
-      Concat("\" style=\"font-size:", Number(std::clamp(cell * 0.85, 5.0, 12.0)), "px");
+  // The title has to fit, too.
+  const double width =
+      std::max(margin + side + 2, 12 + 8.4 * static_cast<double>(Columns(chart.title)));
+  std::string svg = Open(width, kTop + side + margin, chart.title, "chart map");
   for (size_t i = 0; i < n; ++i) {
-    const double middle = (static_cast<double>(i) + 0.7) * cell;
-    const std::string label = Shortened(chart.tokens[i]);
-    svg += Text(kLabels - 5, top + middle, "end", label, "t" + letters);
-    const double x = kLabels + middle;
-    svg += Concat("<g transform=\"translate(", Number(x), " ", Number(top + side + 5),
-                  ") rotate(-90)\">", Text(0, 0, "end", label, "t" + letters), "</g>");
+    const double middle = (static_cast<double>(i) + 0.5) * cell + 4;
+    svg += Text(margin - 5, kTop + middle, "end", labels[i]);
+    svg +=
+        Concat("<g transform=\"translate(", Number(margin + middle), " ", Number(kTop + side + 5),
+               ") rotate(-90)\">", Text(0, 0, "end", labels[i]), "</g>");
     for (size_t j = 0; j <= i; ++j) {
       const float weight = std::clamp(chart.weights[i * n + j], 0.0f, 1.0f);
       char opacity[16];
       // The root shows small weights, of which there are most.
       std::snprintf(opacity, sizeof(opacity), "%.3f", 0.04 + 0.96 * std::sqrt(weight));
-      svg += Concat("<rect class=\"cell\" x=\"", Number(kLabels + static_cast<double>(j) * cell),
-                    "\" y=\"", Number(top + static_cast<double>(i) * cell), "\" width=\"",
+      svg += Concat("<rect class=\"cell\" x=\"", Number(margin + static_cast<double>(j) * cell),
+                    "\" y=\"", Number(kTop + static_cast<double>(i) * cell), "\" width=\"",
                     Number(cell), "\" height=\"", Number(cell), "\" fill-opacity=\"", opacity,
                     "\"><title>", EscapeXml(chart.tokens[i]), " to ", EscapeXml(chart.tokens[j]),
                     ": ", ShortNumber(weight), "</title></rect>");
@@ -293,7 +352,8 @@ std::string_view ChartStyle() {
 --s0:#6aa8ff;--s1:#ff9a62;--s2:#4fd1a1;--s3:#cf9bff;--s4:#e6c04a;--s5:#ff8fb4}}
 .chart{font-family:system-ui,"DejaVu Sans",sans-serif}
 .t{font-size:12px;fill:var(--dim)}.title{font-size:14px;font-weight:600;fill:var(--fg)}
-.grid{stroke:var(--grid)}.axis{stroke:var(--dim)}.line{fill:none;stroke-width:2.2}
+.grid{stroke:var(--grid)}.axis{stroke:var(--dim)}.mark{stroke:var(--dim);stroke-dasharray:4 3}
+.line{fill:none;stroke-width:2.2}
 .line.s0{stroke:var(--s0)}.line.s1{stroke:var(--s1)}.line.s2{stroke:var(--s2)}
 .line.s3{stroke:var(--s3)}.line.s4{stroke:var(--s4)}.line.s5{stroke:var(--s5)}
 .s0{fill:var(--s0)}.s1{fill:var(--s1)}.s2{fill:var(--s2)}

@@ -20,12 +20,18 @@ struct Series {
   std::vector<std::pair<double, double>> points;  // x, y; drawn in this order
 };
 
-// Lines with markers, axes with ticks and a legend. On a log axis points at or below 0 are left
-// out. At most six series have colours of their own.
+// Lines with dots, axes with ticks and a legend. On a log axis points at or below 0 are left out.
+// At most six series have colours of their own.
 struct LineChart {
+  // A vertical line across the plot, with a label.
+  struct Mark {
+    double x = 0;
+    std::string label;
+  };
   std::string title, x_label, y_label;
   bool log_x = false, log_y = false;
   std::vector<Series> series;
+  std::vector<Mark> marks;
 };
 std::string ToSvg(const LineChart& chart);
 
@@ -41,7 +47,8 @@ struct BarChart {
 };
 std::string ToSvg(const BarChart& chart);
 
-// Square map of weights in [0, 1]: row i looks at column j. Tokens label both axes.
+// Square map of weights in [0, 1]: row i looks at column j. Tokens label both axes. As wide as its
+// tokens need, on the page too, so that they can be read on any screen.
 struct AttentionMapChart {
   std::string title;
   std::vector<std::string> tokens;  // n

@@ -81,7 +81,7 @@ class Meter {
 };
 
 // The prompt, and the likeliest tokens after it; `logits` are those after the prompt.
-Status RunGreedy(Session& session, const std::vector<int32_t>& prompt, FormRun& run,
+Status RunGreedy(Session& session, std::span<const int32_t> prompt, FormRun& run,
                  std::vector<float>& logits) {
   session.Truncate(0);
   MLA_RETURN_IF_ERROR(session.Append(prompt));
@@ -95,6 +95,21 @@ Status RunGreedy(Session& session, const std::vector<int32_t>& prompt, FormRun& 
   return {};
 }
 
+Result<std::vector<SpeedPoint>> MeasureDecode(Session& session, const CompareOptions& options,
+                                              const Advance& advance) {
+  Meter meter(session, options.repetitions);
+  std::vector<SpeedPoint> decode;
+  for (const int32_t depth : options.depths) {
+    const int32_t steps = std::min(options.decode_tokens, session.context() - depth);
+    if (steps > 0) {
+      MLA_ASSIGN_OR_RETURN(const SpeedPoint point, meter.Measure(depth, 1, steps));
+      decode.push_back(point);
+    }
+    advance();
+  }
+  return decode;
+}
+
 Status MeasureForm(Session& session, const CompareOptions& options, const Advance& advance,
                    FormRun& run) {
   Meter meter(session, options.repetitions);
@@ -105,14 +120,7 @@ Status MeasureForm(Session& session, const CompareOptions& options, const Advanc
     }
     advance();
   }
-  for (const int32_t depth : options.depths) {
-    const int32_t steps = std::min(options.decode_tokens, session.context() - depth);
-    if (steps > 0) {
-      MLA_ASSIGN_OR_RETURN(const SpeedPoint decode, meter.Measure(depth, 1, steps));
-      run.decode.push_back(decode);
-    }
-    advance();
-  }
+  MLA_ASSIGN_OR_RETURN(run.decode, MeasureDecode(session, options, advance));
   const int32_t depth = session.context() / 2;
   for (const int32_t size : ChunkSizes(session.context())) {
     MLA_ASSIGN_OR_RETURN(const SpeedPoint chunk, meter.Measure(depth, size, 1));
@@ -134,6 +142,7 @@ void FindCrossovers(const Model& model, FormComparison& comparison) {
   for (const LayerSpec& layer : model.spec().layers) {
     const auto* mla = std::get_if<MlaSpec>(&layer.attention);
     if (mla == nullptr) continue;
+    if (mla->indexer) comparison.top_k = mla->indexer->top_k;
     for (int32_t q = 1; q <= 4096 && comparison.chosen_crossover == 0; ++q) {
       if (ChooseMlaForm(mla->shape, q, comparison.chunk_depth + q) == MlaForm::kExpanded) {
         comparison.chosen_crossover = q;
@@ -141,6 +150,21 @@ void FindCrossovers(const Model& model, FormComparison& comparison) {
     }
     return;
   }
+}
+
+// Consecutive windows, each beginning with BOS, so that every token is predicted once. A model
+// without BOS predicts from a window's first token, the last one of the window before.
+Status AddWindows(Session& session, const std::vector<int32_t>& ids, int32_t bos, int32_t context,
+                  NllSum& sum) {
+  const auto window = static_cast<size_t>(context - 1);
+  for (size_t begin = bos >= 0 ? 0 : 1; begin < ids.size(); begin += window) {
+    const size_t end = std::min(begin + window, ids.size());
+    std::vector<int32_t> piece = {bos >= 0 ? bos : ids[begin - 1]};
+    piece.insert(piece.end(), ids.begin() + static_cast<ptrdiff_t>(begin),
+                 ids.begin() + static_cast<ptrdiff_t>(end));
+    MLA_RETURN_IF_ERROR(AddNll(session, piece, sum));
+  }
+  return {};
 }
 
 }  // namespace
@@ -166,8 +190,12 @@ Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_
     run.kv_dtype = DTypeName(session->cache().options().dtype);
     run.cache_bytes_per_token = session->cache().bytes_per_token();
     comparison.chunk_depth = session->context() / 2;
+    // With room for the continuation.
+    comparison.prompt_tokens =
+        std::clamp(session->context() - kGreedyTokens, 1, static_cast<int32_t>(prompt.size()));
     std::vector<float> logits;
-    MLA_RETURN_IF_ERROR(RunGreedy(*session, prompt, run, logits));
+    MLA_RETURN_IF_ERROR(
+        RunGreedy(*session, std::span(prompt).first(comparison.prompt_tokens), run, logits));
     advance();
     if (first_logits.empty()) first_logits = logits;
     for (size_t i = 0; i < logits.size(); ++i) {
@@ -184,48 +212,55 @@ Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_
   return comparison;
 }
 
-Result<TextRun> ScoreText(const std::string& name, const LoadedModel& loaded,
-                          const std::string& text, const SessionOptions& options) {
-  SessionOptions own = options;
-  own.context =
-      options.context > 0 ? std::min(options.context, loaded.model->spec().max_positions) : 0;
-  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(*loaded.model, own));
-  MLA_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(loaded, text));
-  const int32_t bos = BosId(loaded);
-  if (!ids.empty() && ids.front() == bos) ids.erase(ids.begin());
-  const auto window = static_cast<size_t>(session->context() - (bos >= 0 ? 1 : 0));
-  if (window < 2) return InvalidArgument("context is ", session->context(), ", want at least 3");
+Result<TextRun> ScoreTexts(const std::string& name, const LoadedModel& loaded,
+                           const std::vector<std::string_view>& texts,
+                           const CompareOptions& options, const ReportProgress& progress) {
+  const int32_t context = options.session.context;
+  if (context < 3) return InvalidArgument("context is ", context, ", want at least 3");
+  MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+                       Session::Create(*loaded.model, options.session));
+  std::vector<std::vector<int32_t>> encoded;
+  int64_t tokens = 0;
+  double bytes = 0;
+  for (const std::string_view text : texts) {
+    MLA_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                         loaded.tokenizer->Encode(text, {.add_special_tokens = false}));
+    tokens += std::ssize(ids);
+    bytes += static_cast<double>(text.size());
+    encoded.push_back(std::move(ids));
+  }
+  const int64_t total = tokens + std::ssize(options.depths);
+  int64_t done = 0;
   NllSum sum;
   const auto start = Clock::now();
-  // Consecutive windows, each beginning with BOS, so that every token is predicted once.
-  for (size_t begin = 0; begin < ids.size(); begin += window) {
-    std::vector<int32_t> piece;
-    if (bos >= 0) piece.push_back(bos);
-    piece.insert(piece.end(), ids.begin() + begin,
-                 ids.begin() + std::min(begin + window, ids.size()));
-    if (piece.size() > 1) MLA_RETURN_IF_ERROR(AddNll(*session, piece, sum));
+  for (const std::vector<int32_t>& ids : encoded) {
+    MLA_RETURN_IF_ERROR(AddWindows(*session, ids, BosId(loaded), context, sum));
+    progress(done += std::ssize(ids), total);
   }
   const double seconds = SecondsSince(start);
   if (sum.tokens == 0) return InvalidArgument("the text holds no token to predict");
   TextRun run;
   run.model = name;
+  run.context = context;
   run.tokens = sum.tokens;
   run.nll = sum.nll;
   run.perplexity = sum.perplexity();
-  run.bits_per_byte = sum.nll / std::log(2.0) / static_cast<double>(text.size());
+  run.bits_per_byte = sum.nll / std::log(2.0) / bytes;
   run.tokens_per_second = static_cast<double>(sum.tokens) / seconds;
-  run.bytes_per_second = static_cast<double>(text.size()) / seconds;
+  run.bytes_per_second = bytes / seconds;
   run.cache_bytes_per_token = session->cache().bytes_per_token();
-  run.cache_bytes_per_text_byte = static_cast<double>(run.cache_bytes_per_token) *
-                                  static_cast<double>(ids.size()) /
-                                  static_cast<double>(text.size());
+  run.cache_bytes_per_text_byte =
+      static_cast<double>(run.cache_bytes_per_token) * static_cast<double>(tokens) / bytes;
   run.weight_bytes = loaded.model->checkpoint().data_bytes();
+  MLA_ASSIGN_OR_RETURN(run.decode,
+                       MeasureDecode(*session, options, [&] { progress(++done, total); }));
   return run;
 }
 
 Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector<int32_t>& ids,
-                                           const std::vector<std::pair<int32_t, int32_t>>& heads) {
+                                           const std::vector<LayerHead>& heads) {
   const auto n = static_cast<int64_t>(ids.size());
+  if (n == 0) return InvalidArgument("there are no tokens to map");
   for (const auto& [layer, head] : heads) {
     if (layer < 0 || layer >= std::ssize(model.spec().layers)) {
       return InvalidArgument("layer ", layer, " is out of range, want 0 to ",
@@ -253,10 +288,12 @@ Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector
     const int64_t count = call.q.dim(1);
     const int64_t kv_heads = call.k_cache.dim(2);
     std::vector<float> out;
-    for (const auto& [wanted, head] : heads) {
-      if (wanted != static_cast<int32_t>(layer) || !status.ok()) continue;
+    for (const LayerHead& wanted : heads) {
+      const int32_t head = wanted.head;
+      if (wanted.layer != static_cast<int32_t>(layer) || !status.ok()) continue;
       if (head < 0 || head >= count) {
-        status = InvalidArgument("head ", head, " is out of range, want 0 to ", count - 1);
+        status = InvalidArgument("head ", head, " of layer ", layer, " is out of range, want 0 to ",
+                                 count - 1);
         return;
       }
       if (out.empty()) {
@@ -277,7 +314,7 @@ Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector
         status = Gqa(weights, context);
         if (!status.ok()) return;
       }
-      HeadMap map{wanted, head, std::vector<float>(n * n)};
+      HeadMap map{wanted, std::vector<float>(n * n)};
       for (int64_t i = 0; i < n; ++i) {
         std::copy_n(out.begin() + (i * count + head) * n, n, map.weights.begin() + i * n);
       }
@@ -287,6 +324,53 @@ Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector
   MLA_RETURN_IF_ERROR(model.Forward(args, *cache, context));
   MLA_RETURN_IF_ERROR(std::move(status));
   return maps;
+}
+
+namespace {
+
+// Spaces on their own as open boxes. The wide bars and low blocks of special tokens' names, which
+// few fonts have, as plain ones.
+std::string Legible(std::string text) {
+  const auto replace = [&](std::string_view from, std::string_view to) {
+    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+      text.replace(at, from.size(), to);
+    }
+  };
+  if (text.find_first_not_of(' ') == std::string::npos) replace(" ", "\xe2\x90\xa3");
+  replace("\xef\xbd\x9c", "|");
+  replace("\xe2\x96\x81", "_");
+  return text;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> TokenTexts(const Tokenizer& tokenizer,
+                                            const std::vector<int32_t>& ids) {
+  constexpr std::string_view kNoCharacter = "\xef\xbf\xbd";  // what Decode gives for loose bytes
+  constexpr size_t kMostParts = 4;                           // bytes of a character
+  const auto is_part = [&](std::string_view text) {
+    return text.find(kNoCharacter) != std::string_view::npos;
+  };
+  std::vector<std::string> texts;
+  while (texts.size() < ids.size()) {
+    const std::span<const int32_t> rest = std::span(ids).subspan(texts.size());
+    std::string text;
+    size_t count = 0;
+    do {
+      MLA_ASSIGN_OR_RETURN(text, tokenizer.Decode(rest.first(++count), /*skip_special=*/false));
+    } while (is_part(text) && count < std::min(kMostParts, rest.size()));
+    if (count > 1 && !is_part(text)) {
+      for (size_t i = 1; i <= count; ++i) texts.push_back(Concat(text, " ", i, "/", count));
+      continue;
+    }
+    // As the vocabulary writes it, if it is no text.
+    MLA_ASSIGN_OR_RETURN(text, tokenizer.Decode(rest.first(1), /*skip_special=*/false));
+    if (text.empty() || is_part(text)) {
+      MLA_ASSIGN_OR_RETURN(text, tokenizer.IdToPiece(rest[0]));
+    }
+    texts.push_back(Legible(text));
+  }
+  return texts;
 }
 
 }  // namespace mla

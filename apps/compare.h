@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/session_flags.h"
@@ -41,11 +42,13 @@ struct FormComparison {
   int32_t chunk_depth = 0;       // of `chunks`
   int32_t crossover = 0;         // fewest tokens per step at which expanded was faster; 0: never
   int32_t chosen_crossover = 0;  // at which the library's choice by cost changes; 0: never
+  int32_t prompt_tokens = 0;     // of the prompt that was run: its beginning, if it is too long
+  int32_t top_k = 0;  // most tokens attended to, of a model that chooses them; 0: it does not
 };
 
 struct CompareOptions {
   SessionOptions session;
-  std::vector<int32_t> depths;  // ascending; the largest prefill is the last of them
+  std::vector<int32_t> depths;  // ascending; a prefill of each, and decoding after each
   int32_t decode_tokens = 16;
   int32_t repetitions = 3;
 };
@@ -58,9 +61,10 @@ int64_t FormSteps(const Model& model, const CompareOptions& options);
 Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_t>& prompt,
                                     const CompareOptions& options, const Advance& advance);
 
-// Two or more models on the same text.
+// One of two models on the same text.
 struct TextRun {
   std::string model;
+  int32_t context = 0;  // tokens that are predicted from at most: the text is cut into windows
   int64_t tokens = 0;
   double nll = 0;            // summed, natural log
   double perplexity = 0;     // per token: of models with different tokens not comparable
@@ -69,18 +73,34 @@ struct TextRun {
   int64_t cache_bytes_per_token = 0;
   double cache_bytes_per_text_byte = 0;
   int64_t weight_bytes = 0;
+  std::vector<SpeedPoint> decode;  // one token at each depth
 };
-Result<TextRun> ScoreText(const std::string& name, const LoadedModel& loaded,
-                          const std::string& text, const SessionOptions& options);
+
+// Called with the units of work that are done, and all there are.
+using ReportProgress = std::function<void(int64_t done, int64_t total)>;
+
+// Each of `texts` from nothing. `options.session.context` is the windows' length, 3 or more.
+Result<TextRun> ScoreTexts(const std::string& name, const LoadedModel& loaded,
+                           const std::vector<std::string_view>& texts,
+                           const CompareOptions& options, const ReportProgress& progress);
 
 // Attention of chosen layers and heads over a text, as the model computed it: each row from the
 // attention operator itself, given the unit vectors as values.
-struct HeadMap {
+struct LayerHead {
   int32_t layer = 0, head = 0;
+};
+struct HeadMap {
+  LayerHead of;
   std::vector<float> weights;  // [n, n]; 0 above the diagonal
 };
+// kInvalidArgument for a layer or a head that the model does not have. `ids` must not be empty.
 Result<std::vector<HeadMap>> AttentionMaps(const Model& model, const std::vector<int32_t>& ids,
-                                           const std::vector<std::pair<int32_t, int32_t>>& heads);
+                                           const std::vector<LayerHead>& heads);
+
+// What each token stands for, to be read: spaces on their own as marks, and of the tokens that make
+// one character together each as that character and which part it is ("é 2/2").
+Result<std::vector<std::string>> TokenTexts(const Tokenizer& tokenizer,
+                                            const std::vector<int32_t>& ids);
 
 // One attention layer of each kind, random weights, the same width and heads.
 struct LayerRun {
@@ -91,11 +111,19 @@ struct LayerRun {
   std::vector<SpeedPoint> decode;
 };
 struct LayerOptions {
-  int32_t hidden = 1024, heads = 16, head_dim = 64, kv_heads = 4;
-  int32_t kv_lora_rank = 256, q_lora_rank = 0, qk_rope_head_dim = 32;
-  std::vector<int32_t> depths;
-  int threads = 0;
+  int32_t hidden = 1024, heads = 16, head_dim = 64;
+  int32_t kv_heads = 4;  // of the GQA layer
+  // Of the MLA layer; its qk_nope_head_dim is head_dim.
+  int32_t kv_lora_rank = 256, q_lora_rank = 0, qk_rope_head_dim = 32, v_head_dim = 64;
+  std::vector<int32_t> depths;  // ascending
+  int threads = 0;              // 0: one per usable CPU
 };
+// Width and heads of a model's first layer. What its own attention does not say is chosen: 8 KV
+// heads or as many as divide the heads, and kv_lora_rank and qk_rope_head_dim of 4 and 1/2 times
+// the head, as in DeepSeek-V2 (arXiv 2405.04434, section 2.1.4).
+LayerOptions LayersLike(const ModelSpec& spec);
+// kInvalidArgument for dimensions that make no layer, and for layers that take more memory than
+// there is.
 Result<std::vector<LayerRun>> CompareLayers(const LayerOptions& options, const Advance& advance);
 
 }  // namespace mla

@@ -4,9 +4,10 @@
 #include <cmath>
 #include <deque>
 #include <memory>
-#include <random>
 
 #include "apps/compare.h"
+#include "apps/output.h"
+#include "apps/system_info.h"
 #include "base/numeric.h"
 #include "base/workspace.h"
 #include "kernels/cpu/isa.h"
@@ -33,8 +34,8 @@ class RandomWeights {
     if (!tensor.present()) return;
     std::vector<uint16_t>& numbers = storage_.emplace_back(tensor.num_elements());
     const auto fan_in = static_cast<float>(tensor.dim(tensor.rank() - 1));
-    std::normal_distribution<float> normal(0, 1 / std::sqrt(fan_in));
-    for (uint16_t& number : numbers) number = F32ToBf16(normal(random_));
+    const float most = std::sqrt(3 / fan_in);  // uniform, of variance 1 / fan_in
+    for (uint16_t& number : numbers) number = F32ToBf16(most * Uniform());
     const void* data = numbers.data();
     if (tensor.rank() == 1) tensor = ConstTensor(data, DType::kBF16, {tensor.dim(0)});
     if (tensor.rank() == 2)
@@ -44,8 +45,14 @@ class RandomWeights {
     }
   }
 
+  // In [-1, 1). A big layer has 10^8 numbers and more: standard distributions take too long.
+  float Uniform() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<float>(static_cast<int32_t>(state_ >> 32)) * 0x1p-31f;
+  }
+
   std::deque<std::vector<uint16_t>> storage_;
-  std::mt19937 random_{1};
+  uint64_t state_ = 1;
 };
 
 std::shared_ptr<const RopeSpec> MakeRope(int32_t dim) {
@@ -69,7 +76,7 @@ AttentionSpec MakeAttention(const std::string& kind, const LayerOptions& options
   if (kind == "MLA") {
     MlaSpec mla;
     mla.shape = {options.heads, options.kv_lora_rank, options.head_dim, options.qk_rope_head_dim,
-                 options.head_dim};
+                 options.v_head_dim};
     mla.q_lora_rank = options.q_lora_rank;
     mla.scale = 1 / std::sqrt(static_cast<float>(options.head_dim + options.qk_rope_head_dim));
     mla.rope = MakeRope(options.qk_rope_head_dim);
@@ -133,16 +140,19 @@ class LayerMeter {
   Result<SpeedPoint> Measure(int32_t depth, int32_t tokens, int32_t steps) {
     using Clock = std::chrono::steady_clock;
     double best = INFINITY;
-    sequence_.Truncate(0);
-    for (int32_t have = 0; have < depth; have = sequence_.length()) {
+    // What is cached does not depend on the depth: only what is missing is added.
+    sequence_.Truncate(std::min(depth, sequence_.length()));
+    for (int32_t have = sequence_.length(); have < depth; have = sequence_.length()) {
       MLA_RETURN_IF_ERROR(Step(std::min(depth - have, Session::kPrefillChunk)));
     }
-    for (int run = 0; run < 3; ++run) {
+    for (int run = -1; run < 3; ++run) {  // -1: to warm up
       sequence_.Truncate(depth);
       const auto start = Clock::now();
       for (int32_t s = 0; s < steps; ++s) MLA_RETURN_IF_ERROR(Step(tokens));
-      best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      if (run >= 0) best = std::min(best, seconds);
     }
+    sequence_.Truncate(depth);
     return SpeedPoint{depth, tokens, tokens * steps / best};
   }
 
@@ -157,10 +167,42 @@ class LayerMeter {
   Context context_;
 };
 
+constexpr int32_t kPrefill = 256;
+constexpr int32_t kSteps = 16;
+
+Status CheckDimensions(const LayerOptions& o) {
+  if (o.heads % o.kv_heads != 0) {
+    return InvalidArgument("--kv-heads is ", o.kv_heads, ", want a divisor of ", o.heads,
+                           ", the heads");
+  }
+  if (o.head_dim % 2 != 0 || o.qk_rope_head_dim % 2 != 0) {
+    return InvalidArgument("--head-dim is ", o.head_dim, " and --rope-dim ", o.qk_rope_head_dim,
+                           ", want even numbers, which RoPE can pair");
+  }
+  return {};
+}
+
+// The weights and the cache are all there at once.
+Status CheckMemory(const std::string& kind, int64_t parameters, const KvCache& cache) {
+  const int64_t available = ReadMemoryInfo().available_bytes;
+  const double weights = 2 * static_cast<double>(parameters);
+  const double cached =
+      static_cast<double>(cache.options().num_pages) * static_cast<double>(cache.bytes_per_page());
+  if (available <= 0 || weights + cached <= 0.9 * static_cast<double>(available)) return {};
+  return InvalidArgument("the ", kind, " layer takes ", HumanBytes(weights), " of weights and ",
+                         HumanBytes(cached), " of cache, and ",
+                         HumanBytes(static_cast<double>(available)),
+                         " are available: want fewer heads, a smaller width or smaller depths");
+}
+
+int32_t LargestDivisor(int32_t number, int32_t most) {
+  int32_t divisor = std::min(number, most);
+  while (number % divisor != 0) --divisor;
+  return divisor;
+}
+
 Result<LayerRun> MeasureLayer(const std::string& kind, const LayerOptions& options,
                               const Advance& advance) {
-  constexpr int32_t kPrefill = 256;
-  constexpr int32_t kSteps = 16;
   const ModelSpec spec = OneLayer(options, MakeAttention(kind, options));
   LayerRun run{kind, 0, 0, 0, {}};
   MLA_ASSIGN_OR_RETURN(const std::vector<WeightGroup> groups,
@@ -174,6 +216,7 @@ Result<LayerRun> MeasureLayer(const std::string& kind, const LayerOptions& optio
   cache_options.num_pages = CeilDiv(most + kPrefill, cache_options.page_size);
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache, KvCache::Create(cache_options));
   run.cache_bytes_per_token = cache->bytes_per_token();
+  MLA_RETURN_IF_ERROR(CheckMemory(kind, run.parameters, *cache));
   LayerMeter meter(options, spec, *cache);
   MLA_ASSIGN_OR_RETURN(const SpeedPoint prefill, meter.Measure(0, kPrefill, 1));
   run.prefill_tokens_per_second = prefill.tokens_per_second;
@@ -187,8 +230,35 @@ Result<LayerRun> MeasureLayer(const std::string& kind, const LayerOptions& optio
 
 }  // namespace
 
+LayerOptions LayersLike(const ModelSpec& spec) {
+  constexpr int32_t kKvHeads = 8;
+  LayerOptions options;
+  options.hidden = spec.hidden_size;
+  const AttentionSpec& attention = spec.layers.front().attention;
+  if (const auto* mla = std::get_if<MlaSpec>(&attention)) {
+    options.heads = mla->shape.heads;
+    options.head_dim = mla->shape.qk_nope_head_dim;
+    options.kv_heads = LargestDivisor(options.heads, kKvHeads);
+    options.kv_lora_rank = mla->shape.kv_lora_rank;
+    options.q_lora_rank = mla->q_lora_rank;
+    options.qk_rope_head_dim = mla->shape.qk_rope_head_dim;
+    options.v_head_dim = mla->shape.v_head_dim;
+    return options;
+  }
+  const auto& gqa = std::get<GqaSpec>(attention);
+  options.heads = gqa.heads;
+  options.head_dim = gqa.head_dim;
+  const bool is_gqa = gqa.kv_heads > 1 && gqa.kv_heads < gqa.heads;
+  options.kv_heads = is_gqa ? gqa.kv_heads : LargestDivisor(gqa.heads, kKvHeads);
+  options.kv_lora_rank = 4 * gqa.head_dim;
+  options.qk_rope_head_dim = std::max(2, gqa.head_dim / 4 * 2);
+  options.v_head_dim = gqa.head_dim;
+  return options;
+}
+
 Result<std::vector<LayerRun>> CompareLayers(const LayerOptions& options, const Advance& advance) {
   MLA_RETURN_IF_ERROR(cpu::CurrentIsaError());
+  MLA_RETURN_IF_ERROR(CheckDimensions(options));
   std::vector<LayerRun> runs;
   for (const char* kind : {"MHA", "GQA", "MQA", "MLA"}) {
     MLA_ASSIGN_OR_RETURN(LayerRun run, MeasureLayer(kind, options, advance));

@@ -8,6 +8,7 @@
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/session_flags.h"
+#include "apps/text_pieces.h"
 #include "engine/perplexity.h"
 
 namespace mla {
@@ -35,25 +36,6 @@ struct PerplexityFlags {
 };
 
 using Sequences = std::vector<std::vector<int32_t>>;
-
-std::string_view Strip(std::string_view text) {
-  constexpr std::string_view kSpaces = " \t\n\r\f\v";
-  const size_t begin = text.find_first_not_of(kSpaces);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
-}
-
-// The pieces between separators, stripped; empty ones left out.
-std::vector<std::string_view> SplitPieces(std::string_view text, std::string_view separator) {
-  std::vector<std::string_view> pieces;
-  while (true) {
-    const size_t end = text.find(separator);
-    const std::string_view piece = Strip(text.substr(0, end));
-    if (!piece.empty()) pieces.push_back(piece);
-    if (end == std::string_view::npos) return pieces;
-    text.remove_prefix(end + separator.size());
-  }
-}
 
 Result<Sequences> PieceSequences(const LoadedModel& loaded, std::string_view text,
                                  const PerplexityFlags& flags, size_t context) {

@@ -68,11 +68,16 @@ const Json* FindQuantization(const Json& config) {
   return nullptr;
 }
 
-WeightFormat StoredFormat(const Json& config) {
+// How the release stores its weights.
+void ReadStoredFormat(const Json& config, PlanModel& model) {
   const Json* quantization = FindQuantization(config);
-  if (quantization == nullptr) return WeightFormat::kBf16;
-  return quantization->value("quant_method", Json()) == "fp8" ? WeightFormat::kFp8
-                                                              : WeightFormat::kBf16;
+  if (quantization == nullptr) return;
+  const Json method = quantization->value("quant_method", Json());
+  if (method == "fp8") {
+    model.stored = WeightFormat::kFp8;
+  } else {
+    model.other_format = method.is_string() ? method.get<std::string>() : "quantization_config";
+  }
 }
 
 Status AddExtraLayers(const Json& config, PlanModel& model) {
@@ -155,7 +160,7 @@ Result<PlanModel> ReadPlanModel(const std::string& name) {
   PlanModel model;
   model.name = name;
   model.source = source.text;
-  if (source.config.is_object()) model.stored = StoredFormat(source.config);
+  if (source.config.is_object()) ReadStoredFormat(source.config, model);
   Json config = source.config;
   Result<ModelSpec> spec = ReadSpec(config);
   if (!spec.ok()) return Error{spec.error().code, Concat(name, ": ", spec.message())};

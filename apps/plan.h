@@ -20,6 +20,7 @@ struct PlanModel {
   ModelSpec spec;
   std::vector<WeightGroup> weights;
   WeightFormat stored = WeightFormat::kBf16;  // how the release stores the weights
+  std::string other_format;                   // quantised otherwise: as the config calls it
   int64_t extra_layers = 0;                   // num_nextn_predict_layers
   int64_t extra_parameters = 0;               // of those layers together
 };

@@ -16,7 +16,7 @@ namespace mla {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Rows = std::vector<std::vector<std::string>>;
+using Section = ReportSection;
 
 constexpr const char* kDescription =
     R"(Says what running a model takes: parameters by kind, bytes of weights and cache,
@@ -38,14 +38,9 @@ struct PlanFlags {
   bool json = false, list = false;
 };
 
-// A heading and a table: what all three outputs are made of.
-struct Section {
-  std::string title;
-  std::vector<std::string> header;
-  Rows rows;
-  std::string note;
-};
-
+std::string Rate(double rate) {
+  return rate >= 100 ? WithCommas(static_cast<int64_t>(rate)) : Fixed(rate, 2);
+}
 std::string Bytes(int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); }
 std::string Count(double count) { return HumanCount(count); }
 
@@ -85,7 +80,7 @@ Section ParameterSection(const PlanModel& model, const Plan& plan) {
   return section;
 }
 
-Section WeightSection(const Plan& plan) {
+Section WeightSection(const PlanModel& model, const Plan& plan) {
   Section section{"Weights", {"weights as", "bytes", "bits per parameter"}, {}, ""};
   for (const auto& [format, bytes] : plan.weight_bytes) {
     const std::string chosen = format == plan.weight_format ? " (planned with)" : "";
@@ -96,6 +91,10 @@ Section WeightSection(const Plan& plan) {
   section.note =
       "fp8: linear layers in e4m3 with an f32 scale per 128 x 128 block, the rest bf16; q8 and q4: "
       "matrices in blocks of 32 (34 and 18 bytes), router and vectors f32.";
+  if (!model.other_format.empty()) {
+    section.note += Concat(" The release is quantised otherwise (", OneLine(model.other_format),
+                           "), which is not counted here.");
+  }
   return section;
 }
 
@@ -128,7 +127,7 @@ Section StepSection(const Plan& plan) {
     section.rows.push_back({row.step, FormTitle(row.form), HumanFlops(cost.flops() / row.tokens),
                             Fixed(100 * cost.attention_flops / cost.flops(), 1) + " %",
                             HumanBytes(cost.bytes() / row.tokens),
-                            Fixed(cost.flops() / cost.bytes(), 1)});
+                            Rate(cost.flops() / cost.bytes())});
   }
   section.note =
       Concat("prefill: one prompt of ", WithCommas(plan.context),
@@ -146,9 +145,7 @@ Section FloorSection(const Plan& plan) {
                   ""};
   for (const FloorRow& row : plan.floors) {
     section.rows.push_back({row.machine.name, row.step.step, FormTitle(row.step.form),
-                            row.tokens_per_second >= 100
-                                ? WithCommas(static_cast<int64_t>(row.tokens_per_second))
-                                : Fixed(row.tokens_per_second, 2),
+                            Rate(row.tokens_per_second),
                             row.memory_bound ? "memory" : "arithmetic"});
   }
   std::string note;
@@ -186,7 +183,7 @@ Section FitSection(const Plan& plan) {
 }
 
 std::vector<Section> Sections(const PlanModel& model, const Plan& plan) {
-  std::vector<Section> sections = {ParameterSection(model, plan), WeightSection(plan),
+  std::vector<Section> sections = {ParameterSection(model, plan), WeightSection(model, plan),
                                    CacheSection(plan), StepSection(plan)};
   if (!plan.floors.empty()) sections.push_back(FloorSection(plan));
   if (!plan.fits.empty()) sections.push_back(FitSection(plan));
@@ -200,18 +197,16 @@ std::string Headline(const PlanModel& model) {
                 spec.tie_embeddings ? " (tied)" : "", ", context ", WithCommas(spec.max_positions));
 }
 
+std::string LayersTitle(const LayerRange& range) {
+  return (range.layers.find('-') == std::string::npos ? "layer " : "layers ") + range.layers;
+}
+
 std::string PlanText(const PlanModel& model, const Plan& plan) {
   std::string text = Concat(Headline(model), "\nfrom ", OneLine(model.source), "\n\n");
   for (const LayerRange& range : DescribeLayers(model.spec)) {
-    text += Concat(range.layers.find('-') == std::string::npos ? "layer " : "layers ", range.layers,
-                   "\n  ", range.attention, "\n  ", range.mlp, "\n");
+    text += Concat(LayersTitle(range), "\n  ", range.attention, "\n  ", range.mlp, "\n");
   }
-  for (const Section& section : Sections(model, plan)) {
-    Table table(section.header);
-    for (const auto& row : section.rows) table.Add(row);
-    text += Concat("\n", section.title, "\n\n", table.ToString());
-    if (!section.note.empty()) text += section.note + "\n";
-  }
+  for (const Section& section : Sections(model, plan)) text += ToText(section);
   return text;
 }
 
@@ -284,6 +279,7 @@ LineChart CacheGrowth(const Plan& plan) {
                   "bytes",
                   true,
                   true,
+                  {},
                   {}};
   for (const CacheLayout layout : kCacheLayouts) {
     Series series{LayoutTitle(layout), {}};
@@ -301,21 +297,17 @@ LineChart CacheGrowth(const Plan& plan) {
 std::string PlanHtml(const PlanModel& model, const Plan& plan) {
   HtmlReport report("What it takes to run " + model.name);
   report.Paragraph(Headline(model));
+  for (const LayerRange& range : DescribeLayers(model.spec)) {
+    report.Paragraph(Concat(LayersTitle(range), ": ", range.attention, "; ", range.mlp));
+  }
   report.Paragraph("Dimensions from " + model.source);
-  report.BeginCharts();
-  report.Chart(ToSvg(CacheGrowth(plan)));
   BarChart kinds{"Parameters", {}};
   for (const ParameterKind& kind : plan.parameters) {
     const auto total = static_cast<double>(kind.total);
     kinds.bars.push_back({kind.name, total, Count(total)});
   }
-  report.Chart(ToSvg(kinds));
-  report.EndCharts();
-  for (const Section& section : Sections(model, plan)) {
-    report.Heading(section.title);
-    report.Table(section.header, section.rows);
-    if (!section.note.empty()) report.Paragraph(section.note);
-  }
+  report.Charts({ToSvg(CacheGrowth(plan)), ToSvg(kinds)});
+  for (const Section& section : Sections(model, plan)) report.Section(section);
   return report.ToString();
 }
 
@@ -369,10 +361,10 @@ Status RunPlan(const PlanFlags& flags) {
   } else {
     MLA_RETURN_IF_ERROR(Print(PlanText(model, plan)));
   }
-  if (!flags.svg.empty()) {
-    MLA_RETURN_IF_ERROR(WriteReport(flags.svg, StandaloneSvg(ToSvg(CacheGrowth(plan)))));
-  }
-  return flags.html.empty() ? Status() : WriteReport(flags.html, PlanHtml(model, plan));
+  std::vector<ReportFile> files;
+  if (!flags.svg.empty()) files.push_back({flags.svg, StandaloneSvg(ToSvg(CacheGrowth(plan)))});
+  if (!flags.html.empty()) files.push_back({flags.html, PlanHtml(model, plan)});
+  return WriteReports(files);
 }
 
 void AddFlags(CLI::App& app, PlanFlags& flags) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "apps/chart.h"
+#include "apps/output.h"
 #include "io/atomic_file.h"
 
 namespace mla {
@@ -15,18 +16,43 @@ constexpr std::string_view kPageStyle = R"(
 body{margin:0 auto;max-width:1040px;padding:16px;background:var(--bg);color:var(--fg);
 font:16px/1.5 system-ui,"DejaVu Sans",sans-serif}
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-p{max-width:70ch;overflow-wrap:anywhere}
-.scroll{overflow-x:auto}
+h1,h2,p{overflow-wrap:anywhere}p{max-width:70ch}
+.scroll{overflow-x:auto;max-width:100%;
+background:linear-gradient(to left,var(--bg) 40%,transparent) right/40px 100% no-repeat local,
+linear-gradient(to left,transparent 1px,var(--grid) 1px,transparent) right/16px 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}
+th:first-child,td:first-child{text-align:left;padding-left:0;position:sticky;left:0;
+background:var(--bg)}
 th{color:var(--dim);font-weight:600}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+.maps{display:flex;flex-wrap:wrap;gap:16px}
 .chart{width:100%;max-width:620px;height:auto;display:block;margin:.5rem 0}
-@media(max-width:500px){.t{font-size:14px}.title{font-size:16px}th,td{padding:.3rem .45rem}}
+.map{max-width:none}
+@media(max-width:500px){.chart:not(.map) .t{font-size:14px}.chart:not(.map) .title{font-size:16px}
+th,td{padding:.3rem .45rem}
+th{white-space:normal;vertical-align:bottom}}
 )";
 
+Status WriteOrKeepCopy(const std::string& path, const std::string& contents) {
+  const Status status = WriteFileAtomically(path, contents);
+  if (status.ok()) return status;
+  const char* folder = std::getenv("TMPDIR");
+  const std::string copy =
+      Concat(folder != nullptr && *folder != '\0' ? folder : "/tmp", "/mla-report-", ::getpid(),
+             contents.starts_with("<svg") ? ".svg" : ".html");
+  if (!WriteFileAtomically(copy, contents).ok()) return status;
+  return Error{status.error().code, Concat(status.message(), "; the report is in ", copy)};
+}
+
 }  // namespace
+
+std::string ToText(const ReportSection& section) {
+  Table table(section.header);
+  for (const auto& row : section.rows) table.Add(row);
+  return Concat("\n", section.title, "\n\n", table.ToString(), section.note,
+                section.note.empty() ? "" : "\n");
+}
 
 HtmlReport::HtmlReport(std::string_view title) : title_(EscapeXml(title)) {}
 
@@ -38,8 +64,7 @@ void HtmlReport::Paragraph(std::string_view text) {
   body_ += Concat("<p>", EscapeXml(text), "</p>\n");
 }
 
-void HtmlReport::Table(const std::vector<std::string>& header,
-                       const std::vector<std::vector<std::string>>& rows) {
+void HtmlReport::Section(const ReportSection& section) {
   const auto row = [](const std::vector<std::string>& cells, std::string_view tag) {
     std::string html = "<tr>";
     for (const std::string& cell : cells) {
@@ -47,14 +72,25 @@ void HtmlReport::Table(const std::vector<std::string>& header,
     }
     return html + "</tr>\n";
   };
-  body_ += "<div class=\"scroll\"><table>\n<thead>" + row(header, "th") + "</thead><tbody>\n";
-  for (const auto& cells : rows) body_ += row(cells, "td");
+  Heading(section.title);
+  body_ +=
+      "<div class=\"scroll\"><table>\n<thead>" + row(section.header, "th") + "</thead><tbody>\n";
+  for (const auto& cells : section.rows) body_ += row(cells, "td");
   body_ += "</tbody></table></div>\n";
+  if (!section.note.empty()) Paragraph(section.note);
 }
 
-void HtmlReport::Chart(const std::string& svg) { body_ += svg + "\n"; }
-void HtmlReport::BeginCharts() { body_ += "<div class=\"charts\">\n"; }
-void HtmlReport::EndCharts() { body_ += "</div>\n"; }
+void HtmlReport::Charts(const std::vector<std::string>& svgs) {
+  body_ += "<div class=\"charts\">\n";
+  for (const std::string& svg : svgs) body_ += svg + "\n";
+  body_ += "</div>\n";
+}
+
+void HtmlReport::Maps(const std::vector<std::string>& svgs) {
+  body_ += "<div class=\"maps\">\n";
+  for (const std::string& svg : svgs) body_ += Concat("<div class=\"scroll\">", svg, "</div>\n");
+  body_ += "</div>\n";
+}
 
 std::string HtmlReport::ToString() const {
   return Concat(
@@ -71,14 +107,14 @@ Status CheckWritable(const std::string& path) {
   return {};
 }
 
-Status WriteReport(const std::string& path, const std::string& contents) {
-  const Status status = WriteFileAtomically(path, contents);
-  if (status.ok()) return status;
-  const char* folder = std::getenv("TMPDIR");
-  std::string copy = Concat(folder != nullptr && *folder != '\0' ? folder : "/tmp", "/mla-report-",
-                            ::getpid(), ".html");
-  if (!WriteFileAtomically(copy, contents).ok()) return status;
-  return Error{status.error().code, Concat(status.message(), "; the report is in ", copy)};
+Status WriteReports(const std::vector<ReportFile>& files) {
+  Status first;
+  for (const auto& [path, contents] : files) {
+    if (path.empty()) continue;
+    Status status = WriteOrKeepCopy(path, contents);
+    if (first.ok()) first = std::move(status);
+  }
+  return first;
 }
 
 }  // namespace mla

@@ -1,5 +1,5 @@
-// A report as one self-contained HTML file: headings, paragraphs, tables and charts; no scripts, no
-// other files.
+// What a command reports, as text and as one self-contained HTML file: headings, paragraphs, tables
+// and charts; no scripts, no other files.
 #ifndef MLA_APPS_REPORT_HTML_H_
 #define MLA_APPS_REPORT_HTML_H_
 
@@ -11,6 +11,15 @@
 
 namespace mla {
 
+// A heading, a table and a remark, which may be empty: what the terminal and the page both show.
+struct ReportSection {
+  std::string title;
+  std::vector<std::string> header;
+  std::vector<std::vector<std::string>> rows;
+  std::string note;
+};
+std::string ToText(const ReportSection& section);  // begins with an empty line
+
 class HtmlReport {
  public:
   explicit HtmlReport(std::string_view title);
@@ -18,11 +27,11 @@ class HtmlReport {
   // Text is escaped.
   void Heading(std::string_view text);
   void Paragraph(std::string_view text);
-  void Table(const std::vector<std::string>& header,
-             const std::vector<std::vector<std::string>>& rows);
-  void Chart(const std::string& svg);  // as ToSvg made it
-  void BeginCharts();                  // charts until EndCharts stand side by side where they fit
-  void EndCharts();
+  void Section(const ReportSection& section);
+  // Side by side where they fit, each as wide as its column.
+  void Charts(const std::vector<std::string>& svgs);
+  // In their own size, one that is wider than the screen in a frame that scrolls.
+  void Maps(const std::vector<std::string>& svgs);
 
   std::string ToString() const;
 
@@ -34,9 +43,14 @@ class HtmlReport {
 // kNotFound with the path. An existing file is not changed.
 Status CheckWritable(const std::string& path);
 
-// Writes the report whole. If that fails the error says so, and a copy goes to a new file in the
-// system's folder for temporary files, whose name the error gives.
-Status WriteReport(const std::string& path, const std::string& contents);
+struct ReportFile {
+  std::string path;  // empty: not wanted
+  std::string contents;
+};
+// Writes each report whole. Where that fails the error says so, a copy goes to a file in the
+// system's folder for temporary files, whose name the error gives, and the others are still
+// written.
+Status WriteReports(const std::vector<ReportFile>& files);
 
 }  // namespace mla
 

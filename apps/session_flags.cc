@@ -21,8 +21,9 @@ DType ParseKvDType(std::string_view name) {
 }  // namespace
 
 void SessionFlags::AddModel(CLI::App& app, bool required) {
-  auto* option = app.add_option("MODEL", model,
-                                "Hugging Face directory: config.json, *.safetensors, tokenizer");
+  auto* option = app.add_option(
+      "MODEL", model,
+      "Hugging Face directory (config.json, *.safetensors, tokenizer), or GGUF file");
   option->required(required)->type_name("");
 }
 

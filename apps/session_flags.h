@@ -21,7 +21,7 @@ namespace mla {
 inline constexpr const char* kBundledModel = "models/stories-mla-9m";
 
 struct SessionFlags {
-  std::string model;  // a Hugging Face directory
+  std::string model;  // a Hugging Face directory or a GGUF file
 
   int32_t context = 0;
   int32_t threads = 0;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/check.h"
 #include "mla/attention.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
@@ -183,6 +184,64 @@ Status ExpandHeads(const MlaSpec& spec, const MlaWeights& weights, const Tensor&
   return {};
 }
 
+// A cache of heads, one token to a page: page ids are slots.
+ConstTensor OneTokenPages(const ConstTensor& pages) {
+  return ConstTensor(pages.data(), pages.dtype(),
+                     {pages.dim(0) * pages.dim(1), 1, pages.dim(2), pages.dim(3)});
+}
+
+// Attention of sequences [begin, end) to what the indexer has chosen: each query is a sequence of
+// its own, whose pages are the tokens chosen, one to a page. `args` as for the whole sequences.
+Status AttendChosenHeads(const IndexerSpec& indexer, size_t layer, int32_t begin, int32_t end,
+                         GqaArgs args, const StepContext& step) {
+  const StepBatch& all = step.batch;
+  const int64_t top_k = indexer.top_k;
+  const int64_t queries = all.cu_q[end] - all.cu_q[begin];
+  std::vector<int32_t> cu_q(queries + 1, all.cu_q[begin]);
+  std::vector<int32_t> kv_lens(queries);
+  std::vector<int32_t> pages(queries * top_k, -1);
+  int64_t query = 0;
+  for (int32_t s = begin; s < end; ++s) {
+    const int32_t* sequence_pages = all.page_table.data() + s * all.page_table_stride;
+    for (int32_t token = all.cu_q[s]; token < all.cu_q[s + 1]; ++token, ++query) {
+      cu_q[query + 1] = token + 1;
+      const int32_t* chosen = step.selection->data() + token * top_k;
+      int32_t& count = kv_lens[query];
+      for (; count < top_k && chosen[count] >= 0; ++count) {
+        const int64_t page = sequence_pages[chosen[count] / all.page_size];
+        const int64_t slot = page * all.page_size + chosen[count] % all.page_size;
+        MLA_CHECK(slot <= INT32_MAX, "slot ", slot);
+        pages[query * top_k + count] = static_cast<int32_t>(slot);
+      }
+    }
+  }
+  args.k_cache = OneTokenPages(args.k_cache);
+  args.v_cache = OneTokenPages(args.v_cache);
+  args.batch = {static_cast<int32_t>(queries), cu_q.data(), kv_lens.data(), pages.data(), top_k, 1};
+  if (step.attention_observer != nullptr) (*step.attention_observer)(layer, args);
+  return Gqa(args, step.context);
+}
+
+// Attention over a cache of all heads. Neighbouring sequences that attend alike go into one call.
+Status AttendHeads(const MlaSpec& spec, size_t layer, GqaArgs args, const StepContext& step) {
+  const auto chosen = [&](int32_t seq) {
+    return spec.indexer && IsSparse(*spec.indexer, step, seq);
+  };
+  for (int32_t begin = 0; begin < step.batch.num_seqs();) {
+    int32_t end = begin + 1;
+    while (end < step.batch.num_seqs() && chosen(end) == chosen(begin)) ++end;
+    if (chosen(begin)) {
+      MLA_RETURN_IF_ERROR(AttendChosenHeads(*spec.indexer, layer, begin, end, args, step));
+    } else {
+      args.batch = step.batch.Paged(begin, end);
+      if (step.attention_observer != nullptr) (*step.attention_observer)(layer, args);
+      MLA_RETURN_IF_ERROR(Gqa(args, step.context));
+    }
+    begin = end;
+  }
+  return {};
+}
+
 // The layer as plain MHA: keys and values of all heads go into the cache, and the Gqa operator
 // attends to them. q [tokens, heads * (d_n + d_r)] before RoPE; kv [tokens, r + d_r] after it.
 Status RunFullHeads(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
@@ -210,11 +269,9 @@ Status RunFullHeads(const MlaSpec& spec, const MlaWeights& weights, size_t layer
   args.q = q_heads;
   args.k_cache = with_heads(k_pages, d_k);
   args.v_cache = with_heads(v_pages, s.v_head_dim);
-  args.batch = step.batch.Paged(0, step.batch.num_seqs());
   args.scale = spec.scale;
   args.out = out;
-  if (step.attention_observer != nullptr) (*step.attention_observer)(layer, args);
-  return Gqa(args, step.context);
+  return AttendHeads(spec, layer, args, step);
 }
 
 // How one sequence attends.
@@ -253,19 +310,6 @@ Status AttendLatent(const MlaSpec& spec, const MlaWeights& weights, const Tensor
   return {};
 }
 
-// MHA attends to every token: a model that chooses tokens cannot be run as it.
-Status CheckMhaForm(const MlaSpec& spec, const StepContext& step) {
-  if (!spec.indexer) return {};
-  for (int32_t s = 0; s < step.batch.num_seqs(); ++s) {
-    if (IsSparse(*spec.indexer, step, s)) {
-      return Unsupported("a sequence of ", step.batch.kv_lens[s],
-                         " tokens cannot be run as plain MHA: the model attends to ",
-                         spec.indexer->top_k, " chosen ones");
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
@@ -291,17 +335,17 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
     return InvalidArgument("the cache of layer ", layer, " begins with ", component,
                            ", which this form of attention does not use: make the cache for it");
   }
+  // Before attention, which it chooses the tokens for; in every form, from keys of its own.
+  if (weights.indexer) {
+    MLA_RETURN_IF_ERROR(RunIndexer(spec, *weights.indexer, layer, turns, x, q_latent, step));
+  }
   if (step.form == AttentionForm::kMha) {
-    MLA_RETURN_IF_ERROR(CheckMhaForm(spec, step));
     MLA_RETURN_IF_ERROR(RunFullHeads(spec, weights, layer, turns, q, kv, out, step));
     return AddProjection(weights.o, flat, hidden, step.context);
   }
   const Tensor latent = step.cache.Component(layer, 0);
   MLA_RETURN_IF_ERROR(
       CacheWrite({.x = kv, .slots = step.batch.slots, .cache = AsSlots(latent)}, step.context));
-  if (weights.indexer) {
-    MLA_RETURN_IF_ERROR(RunIndexer(spec, *weights.indexer, layer, turns, x, q_latent, step));
-  }
   MLA_RETURN_IF_ERROR(AttendLatent(spec, weights, latent, turns, AsHeads(q, s.heads), out, step));
   return AddProjection(weights.o, flat, hidden, step.context);
 }

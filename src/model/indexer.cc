@@ -22,7 +22,12 @@ Status Rotate(const IndexerSpec& spec, const Tensor& t, int64_t heads, const Con
   return Rope({.x = part, .turns = turns, .pairing = spec.pairing, .y = part}, step.context);
 }
 
-// k_I of the step's tokens, into the layer's "index_k".
+// The layer's "index_k", which follows what its attention caches.
+Tensor IndexKeys(size_t layer, const StepContext& step) {
+  return step.cache.Component(layer, step.cache.options().layers[layer].size() - 1);
+}
+
+// k_I of the step's tokens, into the cache.
 Status CacheKeys(const IndexerSpec& spec, const IndexerWeights& weights, size_t layer,
                  const ConstTensor& turns, const ConstTensor& x, const StepContext& step) {
   const Workspace::Scope scope(step.workspace);
@@ -33,7 +38,7 @@ Status CacheKeys(const IndexerSpec& spec, const IndexerWeights& weights, size_t 
       {.x = k, .w = weights.k_norm, .bias = weights.k_norm_bias, .eps = spec.norm_eps, .y = k},
       step.context));
   MLA_RETURN_IF_ERROR(Rotate(spec, k, 1, turns, step));
-  const Tensor pages = step.cache.Component(layer, 1);
+  const Tensor pages = IndexKeys(layer, step);
   const Tensor slots(pages.data(), pages.dtype(), {pages.dim(0) * pages.dim(1), pages.dim(2)});
   return CacheWrite({.x = k, .slots = step.batch.slots, .cache = slots}, step.context);
 }
@@ -73,7 +78,7 @@ Status RunIndexer(const MlaSpec& mla, const IndexerWeights& weights, size_t laye
     MlaIndexTopkArgs args;
     args.q = Tensor(q.data(), DType::kF32, {x.dim(0), spec.heads, spec.head_dim});
     args.weights = head_weights;
-    args.cache = step.cache.Component(layer, 1);
+    args.cache = IndexKeys(layer, step);
     args.batch = batch.Paged(begin, end);
     args.top_k = spec.top_k;
     args.indices = indices;

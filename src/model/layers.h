@@ -21,11 +21,13 @@ namespace mla {
 
 // Which form of MLA runs: per sequence by cost, or one for all. kMha is the model run as plain
 // multi-head attention, to compare: keys and values of every head are computed once and cached
-// (CacheSpecs with the same argument), and no latent is.
+// (CacheSpecs with the same argument), and no latent is. A layer that chooses the tokens it attends
+// to does so in every form; kExpanded then runs as kAbsorbed, as each query has tokens of its own.
 enum class AttentionForm { kAuto, kAbsorbed, kExpanded, kMha };
 
-// Sees the arguments of each layer's Gqa call, just before it: for MHA, GQA and MQA models, and for
-// MLA ones under kMha.
+// Sees the arguments of each layer's Gqa calls, just before them: for MHA, GQA and MQA models, and
+// for MLA ones under kMha. One call serves neighbouring sequences; where tokens are chosen, it has
+// each query as a sequence of its own, over pages of one token.
 using AttentionObserver = std::function<void(size_t layer, const GqaArgs& args)>;
 
 // What all layers of a step share.

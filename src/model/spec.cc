@@ -30,9 +30,9 @@ std::vector<LayerCacheSpec> CacheSpecs(const ModelSpec& spec, bool full_heads) {
                           {"v", int64_t{s.heads} * s.v_head_dim}});
       } else {
         layers.push_back({{"latent", s.kv_lora_rank + s.qk_rope_head_dim}});
-        if (mla->indexer && !mla->indexer->reuse) {
-          layers.back().push_back({"index_k", mla->indexer->head_dim});
-        }
+      }
+      if (mla->indexer && !mla->indexer->reuse) {
+        layers.back().push_back({"index_k", mla->indexer->head_dim});
       }
     } else {
       const auto& gqa = std::get<GqaSpec>(layer.attention);

@@ -1,8 +1,11 @@
 // What `mla plan` says.
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "apps/html_check.h"
 #include "apps/process.h"
 
 namespace mla::test {
@@ -19,6 +22,7 @@ TEST(Plan, AgreesWithInspectOnEveryGoldenModel) {
     ASSERT_EQ(inspected.status, 0) << inspected.err;
     const Json inspect = Json::parse(inspected.out);
     const Json plan = RunJson({"plan", dir, "--json"});
+    ASSERT_GT(plan["parameters"]["all"]["total"], 0);
     EXPECT_EQ(plan["parameters"], inspect["parameters"]);
     const Json& cache = inspect["cache"];
     EXPECT_EQ(plan["cache"]["model"]["f16"]["bytes_per_token"], cache["bytes_per_token"]);
@@ -27,7 +31,7 @@ TEST(Plan, AgreesWithInspectOnEveryGoldenModel) {
     EXPECT_EQ(plan["cache"]["mqa"]["f16"]["bytes_per_token"], cache["mqa_bytes_per_token"]);
     ++models;
   }
-  EXPECT_GE(models, 8);
+  EXPECT_GE(models, 19);
 }
 
 TEST(Plan, ShowsTheFiguresOfDeepseekV3) {
@@ -41,6 +45,53 @@ TEST(Plan, ShowsTheFiguresOfDeepseekV3) {
   const Json json = RunJson({"plan", "deepseek-v3", "--json", "--memory", "80GiB"});
   EXPECT_EQ(json["weights"], "fp8");
   for (const Json& fit : json["fits"]) EXPECT_FALSE(fit["weights_fit"]);
+}
+
+TEST(Plan, ShowsTheFiguresOfOtherReleasedModels) {
+  EXPECT_TRUE(Contains(RunMla({"plan", "deepseek-v2-lite"}).out, "15.7 B"));
+  const Json llama = RunJson({"plan", "llama-2-70b", "--json"});
+  EXPECT_EQ(llama["cache"]["model"]["f16"]["bytes_per_token"], 320 * 1024);
+  EXPECT_EQ(llama["cache"]["gqa8"], llama["cache"]["model"]);
+  EXPECT_TRUE(llama["parameters"]["head"]["total"] == 32000 * 8192);
+  const Json v3 =
+      RunJson({"plan", "deepseek-v3", "--json", "--context", "131072", "--batch", "64"});
+  EXPECT_EQ(v3["cache"]["model"]["f16"]["bytes_per_token"], 61 * 576 * 2);
+  EXPECT_EQ(v3["cache"]["model"]["f16"]["total_bytes"], int64_t{70272} * 131072 * 64);
+  EXPECT_EQ(v3["cache"]["model"]["fp8"]["bytes_per_token"], 61 * 656);
+  EXPECT_EQ(v3["parameters"]["all"]["total"].get<int64_t>() / 1000000000, 671);
+  EXPECT_EQ(v3["extra_prediction_layers"]["layers"], 1);
+}
+
+TEST(Plan, HoldsAPlanAgainstThisMachineAsMeasured) {
+  const Json json = RunJson({"plan", kModel, "--machine", "this", "--json", "--context", "512"});
+  ASSERT_EQ(json["floors"].size(), 6);  // prefill and decode, in three forms
+  for (size_t i = 0; i < json["floors"].size(); ++i) {
+    const Json& floor = json["floors"][i];
+    const Json& step = json["steps"][i];
+    const double bandwidth = floor["bytes_per_second"];
+    const double flops = floor["flops"];
+    EXPECT_GT(bandwidth, 1e8);
+    EXPECT_LT(bandwidth, 1e13);
+    EXPECT_GT(flops, 1e8);
+    EXPECT_LT(flops, 1e15);
+    const double bytes = step["weight_bytes"].get<double>() + step["cache_bytes"].get<double>();
+    const double seconds = std::max(bytes / bandwidth, step["flops"].get<double>() / flops);
+    EXPECT_NEAR(floor["tokens_per_second"].get<double>() * seconds / step["tokens"].get<double>(),
+                1, 1e-9);
+  }
+  // All of this machine's memory is there to be filled.
+  ASSERT_EQ(json["fits"].size(), 12);
+  EXPECT_GT(json["fits"][0]["memory_bytes"], int64_t{1} << 28);
+  EXPECT_EQ(json["fits"][0]["weights_fit"], true);
+  const ProcessResult text = RunMla({"plan", kModel, "--machine", "this", "--context", "512"});
+  EXPECT_TRUE(Contains(text.out, "measured now")) << text.out;
+}
+
+TEST(Plan, NamesMachinesFreely) {
+  for (const char* name : {"H200", "h100", "A100", "L40S", "RTX 4090", "rtx4090"}) {
+    const ProcessResult plan = RunMla({"plan", "llama-2-7b", "--machine", name});
+    EXPECT_EQ(plan.status, 0) << plan.err;
+  }
 }
 
 TEST(Plan, FitsAreTheLargestThatFit) {
@@ -79,6 +130,36 @@ TEST(Plan, ReadsNestedAndQuantisedConfigs) {
   EXPECT_EQ(plan["parameters"], RunJson({"plan", kModel, "--json"})["parameters"]);
 }
 
+TEST(Plan, SaysWhenTheReleaseIsStoredInAnotherWay) {
+  const TempDir dir;
+  Json config = Json::parse(ReadAll(kModel + "/config.json"));
+  config["quantization_config"] = {{"quant_method", "modelopt"}};
+  const std::string path = dir.Write("config.json", config.dump());
+  const ProcessResult plan = RunMla({"plan", path});
+  EXPECT_TRUE(Contains(plan.out, "bf16 (planned with)")) << plan.out;
+  EXPECT_TRUE(Contains(plan.out, "quantised otherwise (modelopt)")) << plan.out;
+}
+
+// Nothing is lost: the table is printed, and the report is kept where there is room.
+TEST(Plan, AReportThatCannotBeWrittenLosesNothing) {
+  const TempDir dir;
+  const std::string path = dir / "plan.svg";
+  ASSERT_EQ(::setenv("TMPDIR", dir.path().c_str(), 1), 0);
+  const ProcessResult plan =
+      RunMla({"plan", "deepseek-v2-lite", "--html", "/dev/full", "--svg", path});
+  ::unsetenv("TMPDIR");
+  EXPECT_EQ(plan.status, 1);
+  EXPECT_TRUE(Contains(plan.out, "15.7 B"));
+  EXPECT_TRUE(IsOneLine(plan.err)) << plan.err;
+  EXPECT_TRUE(Contains(plan.err, "/dev/full")) << plan.err;
+  EXPECT_TRUE(ReadAll(path).starts_with("<svg"));
+  const std::string mark = "the report is in ";
+  const size_t begin = plan.err.find(mark);
+  ASSERT_NE(begin, std::string::npos) << plan.err;
+  const std::string copy = plan.err.substr(begin + mark.size());
+  EXPECT_TRUE(ReadAll(copy.substr(0, copy.size() - 1)).ends_with("</html>\n")) << copy;
+}
+
 TEST(Plan, RefusesWhatItCannotCount) {
   const TempDir dir;
   const auto refused = [&](const std::vector<std::string>& args, const std::string& part) {
@@ -98,7 +179,21 @@ TEST(Plan, RefusesWhatItCannotCount) {
   refused({"plan", dir.Write("a.json", R"({"model_type": "novel_net"})")}, "novel_net");
   Json config = Json::parse(ReadAll(kModel + "/config.json"));
   config.erase("kv_lora_rank");
-  refused({"plan", dir.Write("b.json", config.dump())}, "kv_lora_rank");
+  refused({"plan", dir.Write("b.json", config.dump())}, "kv_lora_rank is missing");
+  config["kv_lora_rank"] = 1e18;
+  refused({"plan", dir.Write("d.json", config.dump())}, "kv_lora_rank is 1");
+  config = Json::parse(ReadAll(kModel + "/config.json"));
+  config["model_type"] = "deepseek_v4";  // known by name, with what it takes
+  refused({"plan", dir.Write("e.json", config.dump())}, "it needs compressed attention");
+  config = Json::parse(ReadAll(kModel + "/config.json"));
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "kv_lora_rank",
+                          "moe_intermediate_size", "v_head_dim", "qk_nope_head_dim"}) {
+    config[key] = 1 << 20;
+  }
+  config["num_hidden_layers"] = 4096;
+  config["num_attention_heads"] = 4096;
+  config["n_routed_experts"] = 65536;
+  refused({"plan", dir.Write("f.json", config.dump())}, "2^63");
   refused({"plan", dir.Write("c.json", "[1]")}, "object");
 }
 
@@ -107,13 +202,10 @@ TEST(Plan, WritesOneSelfContainedPage) {
   const std::string path = dir / "plan.html";
   EXPECT_EQ(RunMla({"plan", "deepseek-v2-lite", "--html", path}).status, 0);
   const std::string html = ReadAll(path);
-  EXPECT_TRUE(html.starts_with("<!DOCTYPE html>"));
-  EXPECT_TRUE(Contains(html, "</html>"));
+  ExpectSelfContainedPage(html);
   EXPECT_TRUE(Contains(html, "<svg class=\"chart\""));
-  EXPECT_TRUE(Contains(html, "prefers-color-scheme:dark"));
-  for (const char* part : {"<script", " src=", "<link", "url("}) {
-    EXPECT_FALSE(Contains(html, part)) << part;
-  }
+  EXPECT_TRUE(Contains(html, "15.7 B"));
+  EXPECT_TRUE(Contains(html, "MLA, 16 heads"));
 }
 
 }  // namespace

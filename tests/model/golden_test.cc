@@ -32,19 +32,13 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Model> model_;
 };
 
-// A model that chooses the tokens it attends to is not run as MHA, which sees them all.
-std::vector<AttentionForm> FormsOf(const Model& model) {
-  std::vector<AttentionForm> forms = {AttentionForm::kAuto, AttentionForm::kAbsorbed,
-                                      AttentionForm::kExpanded};
-  const auto* mla = std::get_if<MlaSpec>(&model.spec().layers[0].attention);
-  if (mla == nullptr || !mla->indexer) forms.push_back(AttentionForm::kMha);
-  return forms;
-}
+constexpr AttentionForm kForms[] = {AttentionForm::kAuto, AttentionForm::kAbsorbed,
+                                    AttentionForm::kExpanded, AttentionForm::kMha};
 
 TEST_P(GoldenTest, LogitsAndEveryLayerMatchInF32) {
   const int64_t hidden_size = model_->spec().hidden_size;
   const int64_t layer_numbers = golden_.tokens() * hidden_size;
-  for (const AttentionForm form : FormsOf(*model_)) {
+  for (const AttentionForm form : kForms) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     Runner runner(*model_, {.form = form});
     CachedSequence sequence(runner.cache.get());
@@ -66,7 +60,7 @@ TEST_P(GoldenTest, LogitsAndEveryLayerMatchInF32) {
 }
 
 TEST_P(GoldenTest, LogitsStayCloseInBf16) {
-  for (const AttentionForm form : FormsOf(*model_)) {
+  for (const AttentionForm form : kForms) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     Runner runner(*model_, {.mode = ComputeMode::kBF16, .kv_dtype = DType::kBF16, .form = form});
     CachedSequence sequence(runner.cache.get());
@@ -111,7 +105,7 @@ TEST_P(GoldenTest, ChunksAndPageSizesDoNotMatter) {
 // Pages in random order, everything not written holding NaN, decode and prefill and a chunk after a
 // cached prefix in one step; the result of a sequence does not depend on its company.
 TEST_P(GoldenTest, MixedBatchesOverPoisonedShuffledPagesMatchSingleSequences) {
-  for (const AttentionForm form : FormsOf(*model_)) {
+  for (const AttentionForm form : kForms) {
     SCOPED_TRACE(Concat("form ", static_cast<int>(form)));
     const Runner::Options options = {.form = form, .page_size = 5, .num_pages = 64};
     const std::span<const int32_t> ids = golden_.input_ids;

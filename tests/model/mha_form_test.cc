@@ -10,14 +10,22 @@ namespace mla::test {
 namespace {
 
 TEST(MhaForm, MatchesTheGoldenLogitsFromACacheOfFullHeads) {
-  for (const std::string name : {"deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "minicpm3"}) {
+  for (const std::string name : {"deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "minicpm3",
+                                 "deepseek_v32", "glm_moe_dsa"}) {
     SCOPED_TRACE(name);
     const Golden golden = LoadGolden(GoldenDir(name));
     const Result<std::unique_ptr<Model>> loaded = Model::Load(GoldenDir(name));
     ASSERT_TRUE(loaded.ok()) << loaded.message();
     const Model& model = **loaded;
     Runner runner(model, {.form = AttentionForm::kMha});
-    EXPECT_EQ(runner.cache->bytes_per_token(), 4 * CompareCaches(model.spec()).mha);
+    // A layer that chooses tokens keeps the keys it chooses by.
+    int64_t index_keys = 0;
+    for (const LayerSpec& layer : model.spec().layers) {
+      const auto& indexer = std::get<MlaSpec>(layer.attention).indexer;
+      if (indexer && !indexer->reuse) index_keys += indexer->head_dim;
+    }
+    EXPECT_EQ(index_keys > 0, name == "deepseek_v32" || name == "glm_moe_dsa");
+    EXPECT_EQ(runner.cache->bytes_per_token(), 4 * (CompareCaches(model.spec()).mha + index_keys));
     CachedSequence sequence(runner.cache.get());
     const std::span<const int32_t> ids = golden.input_ids;
     std::vector<float> logits = runner.Step(sequence, ids.first(40));
