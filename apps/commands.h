@@ -11,6 +11,7 @@ int LogitsCommand(int argc, char** argv);
 int PerplexityCommand(int argc, char** argv);
 int TokenizeCommand(int argc, char** argv);
 int InspectCommand(int argc, char** argv);
+int QuantizeCommand(int argc, char** argv);
 int BenchCommand(int argc, char** argv);
 int PlanCommand(int argc, char** argv);
 int CompareCommand(int argc, char** argv);

@@ -4,6 +4,8 @@
 
 #include "apps/cli.h"
 #include "apps/commands.h"
+#include "apps/cuda_info.h"
+#include "apps/inspect_text.h"
 #include "apps/model_report.h"
 #include "apps/output.h"
 #include "apps/sampling_flags.h"
@@ -18,12 +20,14 @@ namespace mla {
 namespace {
 
 constexpr const char* kDescription =
-    R"(Says what a model is made of: its layers, its parameters by kind, what it takes on
-disk, and the bytes its KV cache takes per token, against MHA, GQA with 8 KV heads and MQA with the
-same heads. With --system: this machine, its instruction sets and the kernels of each operator.)";
+    R"(Says what a model is made of: its file format, its layers, its parameters by kind, what it
+takes on disk and in which types, its tokenizer with the special tokens, its chat template, and the
+bytes its KV cache takes per token, against MHA, GQA with 8 KV heads and MQA with the same heads.
+With --system: this machine, its instruction sets and the kernels of each operator.)";
 
 constexpr const char* kExamples = R"(  mla inspect models/stories-mla-9m
   mla inspect models/stories-mla-9m --json
+  mla inspect model.gguf --template
   mla inspect --system
   MLA_ISA=avx2 mla inspect --system)";
 
@@ -32,6 +36,7 @@ using Json = nlohmann::ordered_json;
 struct InspectFlags {
   SessionFlags session;
   bool system = false;
+  bool chat_template = false;
   bool json = false;
 };
 
@@ -57,11 +62,21 @@ std::string JoinIds(const std::vector<int32_t>& ids) {
   return text.empty() ? "none" : text;
 }
 
+// "GGUF version 3, alignment 32", "safetensors, 4 files".
+std::string DescribeFormat(const Model& model) {
+  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+    return Concat("GGUF version ", gguf->version(), ", alignment ", gguf->alignment());
+  }
+  const size_t files = model.checkpoint().files().size();
+  return Concat("safetensors, ", files, files == 1 ? " file" : " files");
+}
+
 Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& cost,
                const GenerateOptions& generation, std::vector<ParameterKind> kinds) {
   const ModelSpec& spec = model.spec();
   Json json;
   json["model"] = flags.session.model;
+  json["format"] = model.checkpoint().gguf() != nullptr ? "gguf" : "safetensors";
   json["model_type"] = spec.model_type;
   json["vocab_size"] = spec.vocab_size;
   json["hidden_size"] = spec.hidden_size;
@@ -163,7 +178,7 @@ std::string ModelText(const InspectFlags& flags, const Model& model, const Cache
              " layers, hidden ", spec.hidden_size, ", vocabulary ", WithCommas(spec.vocab_size),
              spec.tie_embeddings ? " (tied)" : "", ", context ", WithCommas(spec.max_positions),
              ", BOS ", spec.bos_id >= 0 ? std::to_string(spec.bos_id) : "none", ", EOS ",
-             JoinIds(generation.stop_ids), "\n\n");
+             JoinIds(generation.stop_ids), "\nformat: ", DescribeFormat(model), "\n\n");
   for (const LayerRange& range : DescribeLayers(spec)) {
     text += Concat(range.layers.find('-') == std::string::npos ? "layer " : "layers ", range.layers,
                    "\n  ", range.attention, "\n  ", range.mlp, "\n");
@@ -189,6 +204,7 @@ Result<Json> SystemJson() {
     json["operators"][std::string(op.name)] = {
         {"kernels", op.kernels}, {"runs_f32", op.runs_f32}, {"runs_bf16", op.runs_bf16}};
   }
+  json["cuda"] = CudaJson();
   return json;
 }
 
@@ -205,7 +221,8 @@ std::string SystemText(const Json& json) {
       "mla ", Version(), " (", Commit(), ")\nCPU     ", json["cpu"].get<std::string>(), ", ",
       json["usable_cpus"].dump(), " usable CPUs\nISA     ", json["isa"].get<std::string>(), " (of ",
       Join(json["isas"]), ")\nmemory  ", HumanBytes(json["memory_bytes"].get<double>()), ", ",
-      HumanBytes(json["available_bytes"].get<double>()), " available\n\n");
+      HumanBytes(json["available_bytes"].get<double>()), " available\n", CudaText(json["cuda"]),
+      "\n");
   Table table({"operator", "runs in f32", "runs in bf16", "kernels, best first"});
   for (const auto& [name, op] : json["operators"].items()) {
     table.Add({name, op["runs_f32"].get<std::string>(), op["runs_bf16"].get<std::string>(),
@@ -214,7 +231,19 @@ std::string SystemText(const Json& json) {
   return text + table.ToString();
 }
 
+// The templates alone, as they are.
+Status PrintTemplates(const std::string& model) {
+  MLA_ASSIGN_OR_RETURN(const std::vector<NamedChatTemplate> templates, ReadChatTemplates(model));
+  for (const NamedChatTemplate& entry : templates) {
+    const bool several = templates.size() > 1;
+    MLA_RETURN_IF_ERROR(Print(Concat(several ? Concat("{# ", entry.name, " #}\n") : "", entry.text,
+                                     entry.text.ends_with('\n') ? "" : "\n")));
+  }
+  return {};
+}
+
 Status Inspect(const InspectFlags& flags) {
+  if (flags.chat_template) return PrintTemplates(flags.session.model);
   Json json;
   std::string text;
   if (!flags.session.model.empty()) {
@@ -225,8 +254,10 @@ Status Inspect(const InspectFlags& flags) {
     MLA_ASSIGN_OR_RETURN(const std::vector<WeightGroup> groups,
                          ListWeights(model->spec(), model->weights()));
     const std::vector<ParameterKind> kinds = CountParameters(groups);
+    const TextReport report = ReadTextReport(*model, flags.session.model, generation.stop_ids);
     json = ModelJson(flags, *model, cost, generation, kinds);
-    text = ModelText(flags, *model, cost, generation, kinds);
+    AddTextReport(report, json);
+    text = ModelText(flags, *model, cost, generation, kinds) + "\n" + TextReportText(report);
   }
   if (flags.system) {
     MLA_ASSIGN_OR_RETURN(json["system"], SystemJson());
@@ -242,11 +273,16 @@ int InspectCommand(int argc, char** argv) {
   Command command("inspect", kDescription, kExamples);
   flags.session.AddModel(command.app(), /*required=*/false);
   command.app().add_flag("--system", flags.system, "This machine, with or without a model");
+  command.app().add_flag("--template", flags.chat_template,
+                         "Print the model's chat template, and nothing else");
   command.app().add_flag("--json", flags.json, "Print one JSON object, with exact numbers");
   flags.session.AddSession(command.app());
   if (const auto exit = command.Parse(argc, argv)) return *exit;
   if (flags.session.model.empty() && !flags.system) {
     return command.UsageError("nothing to inspect: want MODEL, --system or both");
+  }
+  if (flags.chat_template && (flags.session.model.empty() || flags.system || flags.json)) {
+    return command.UsageError("--template wants MODEL, and neither --system nor --json");
   }
   return command.Finish(Inspect(flags));
 }

@@ -29,6 +29,7 @@ constexpr Subcommand kCommands[] = {
     {"perplexity", "score a text: nll per token and perplexity", PerplexityCommand},
     {"tokenize", "text to token ids and pieces, and back", TokenizeCommand},
     {"inspect", "what a model is made of, what its cache costs; this machine", InspectCommand},
+    {"quantize", "write a model as a GGUF file, quantised or not", QuantizeCommand},
     {"bench", "measure prefill and decode tokens per second", BenchCommand},
     {"plan", "what a model takes: parameters, memory, speed at best", PlanCommand},
     {"compare", "forms of attention, layers or models side by side, measured", CompareCommand},
@@ -50,8 +51,9 @@ Options:
   -h, --help  Print this help and end
   --version   Print the version and end
 
-A MODEL is a Hugging Face directory (config.json, *.safetensors, and tokenizer.json or
-tokenizer.model) or a GGUF file. Exit status: 0, 1 after an error, 2 for wrong usage.
+A MODEL is a Hugging Face directory (config.json, *.safetensors, and tokenizer.json,
+tokenizer.model or tiktoken.model) or a GGUF file. Exit status: 0, 1 after an error, 2 for wrong
+usage.
 
 Examples:
   mla run models/stories-mla-9m -p "One day, a dragon"

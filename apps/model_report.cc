@@ -68,7 +68,32 @@ void VisitWeights(const Model& model, const Visit& visit_any) {
   visit(weights.lm_head);
 }
 
-// "model.layers.3.mlp.experts.17.up_proj.weight" -> "mlp.experts.*.up_proj"
+// A tensor as its file has it.
+struct StoredPart {
+  std::string_view name, type;
+  int64_t numbers = 0, bytes = 0;
+  bool quantised = false;
+};
+
+// Of a GGUF file the file's own tensors, stacked as they are and before any conversion.
+void VisitStored(const Model& model, const std::function<void(const StoredPart&)>& visit) {
+  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+    for (const GgufTensor& tensor : gguf->tensors()) {
+      int64_t numbers = 1;
+      for (const int64_t dim : tensor.shape) numbers *= dim;
+      visit({tensor.name, tensor.type->name, numbers, std::ssize(tensor.data),
+             tensor.type->block_elements > 1});
+    }
+    return;
+  }
+  for (const StoredTensor* tensor : model.checkpoint().tensors()) {
+    visit({tensor->name, StoredDTypeName(tensor->dtype), NumElements(*tensor),
+           std::ssize(tensor->data), tensor->dtype == StoredDType::kF8E4M3});
+  }
+}
+
+// "model.layers.3.mlp.experts.17.up_proj.weight" -> "mlp.experts.*.up_proj", and
+// "blk.3.ffn_up_exps.weight" -> "ffn_up_exps".
 std::string KindOf(std::string_view name) {
   std::string kind;
   while (!name.empty()) {
@@ -77,7 +102,7 @@ std::string KindOf(std::string_view name) {
     name.remove_prefix(std::min(dot + 1, name.size()));
     const bool number = part.find_first_not_of("0123456789") == std::string_view::npos;
     if (part == "model" || part == "weight") continue;
-    if (number && kind == "layers") {
+    if (number && (kind == "layers" || kind == "blk")) {
       kind.clear();
       continue;
     }
@@ -120,22 +145,22 @@ std::string Describe(const MlpSpec& mlp) {
 
 std::map<std::string, StoredKind> CountStored(const Model& model) {
   std::map<std::string, StoredKind> kinds;
-  for (const StoredTensor* tensor : model.checkpoint().tensors()) {
-    StoredKind& kind = kinds[std::string(StoredDTypeName(tensor->dtype))];
+  VisitStored(model, [&](const StoredPart& part) {
+    StoredKind& kind = kinds[std::string(part.type)];
     ++kind.tensors;
-    kind.numbers += NumElements(*tensor);
-    kind.bytes += std::ssize(tensor->data);
-  }
+    kind.numbers += part.numbers;
+    kind.bytes += part.bytes;
+  });
   return kinds;
 }
 
 std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model) {
   std::map<std::string, std::map<std::string, int64_t>> kinds;
   bool quantised = false;
-  for (const StoredTensor* tensor : model.checkpoint().tensors()) {
-    ++kinds[KindOf(tensor->name)][std::string(StoredDTypeName(tensor->dtype))];
-    quantised = quantised || SizeOf(tensor->dtype) == 0 || tensor->dtype == StoredDType::kF8E4M3;
-  }
+  VisitStored(model, [&](const StoredPart& part) {
+    ++kinds[KindOf(part.name)][std::string(part.type)];
+    quantised = quantised || part.quantised;
+  });
   if (!quantised) kinds.clear();
   return kinds;
 }

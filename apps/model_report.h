@@ -12,14 +12,15 @@
 
 namespace mla {
 
-// Tensors of the checkpoint by element type, with their number and bytes.
+// Tensors of the files by element type, with their number and bytes.
 struct StoredKind {
   int64_t tensors = 0, numbers = 0, bytes = 0;
 };
 std::map<std::string, StoredKind> CountStored(const Model& model);
 
 // How many tensors of each element type there are of each kind: a kind is a name without its layer
-// and expert, "self_attn.q_b_proj" or "mlp.experts.*.up_proj". Empty if nothing is quantised.
+// and expert, "self_attn.q_b_proj" or "mlp.experts.*.up_proj", in the file's words. Empty if
+// nothing is quantised.
 std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model);
 
 // Tensors of the checkpoint that the model does not read.

@@ -79,7 +79,7 @@ int TokenizeCommand(int argc, char** argv) {
   TokenizeFlags flags;
   Command command("tokenize", kDescription, kExamples);
   CLI::App& app = command.app();
-  app.add_option("MODEL", flags.model, "Hugging Face directory with a tokenizer")
+  app.add_option("MODEL", flags.model, "Hugging Face directory with a tokenizer, or GGUF file")
       ->required()
       ->type_name("");
   app.add_option("TEXT", flags.text, "The text; - for standard input (the default)")->type_name("");

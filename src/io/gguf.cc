@@ -67,7 +67,9 @@ std::optional<double> AsFloat(const GgufValue& value) {
 // Reads front to back; every length is held against what is left before it is used.
 class GgufFile::Parser {
  public:
-  Parser(std::span<const std::byte> bytes, GgufFile& file) : bytes_(bytes), file_(file) {}
+  // `whole`: the tensors' data must be there.
+  Parser(std::span<const std::byte> bytes, bool whole, GgufFile& file)
+      : bytes_(bytes), whole_(whole), file_(file) {}
 
   Status Run() {
     uint64_t num_tensors = 0, num_entries = 0;
@@ -292,11 +294,12 @@ class GgufFile::Parser {
         return Bad("tensor ", Quote(tensor.name), " lies at ", offsets[i],
                    ", want a multiple of the alignment, ", alignment);
       }
-      if (offsets[i] > size || static_cast<uint64_t>(bytes) > size - offsets[i]) {
+      const bool inside = offsets[i] <= size && static_cast<uint64_t>(bytes) <= size - offsets[i];
+      if (!inside && whole_) {
         return Bad("tensor ", Quote(tensor.name), " takes ", bytes, " bytes at ", offsets[i],
                    ", but the data end at ", size);
       }
-      tensor.data = bytes_.subspan(begin + offsets[i], bytes);
+      if (inside) tensor.data = bytes_.subspan(begin + offsets[i], bytes);
       file_.data_bytes_ += bytes;
       order.emplace_back(offsets[i], i);
     }
@@ -312,6 +315,7 @@ class GgufFile::Parser {
   }
 
   std::span<const std::byte> bytes_;
+  bool whole_;
   GgufFile& file_;
   uint64_t position_ = 0;
 };
@@ -325,7 +329,13 @@ Result<GgufFile> GgufFile::Open(const std::string& path) {
 
 Result<GgufFile> GgufFile::Parse(std::span<const std::byte> bytes, std::string name) {
   GgufFile file(std::move(name));
-  MLA_RETURN_IF_ERROR(Parser(bytes, file).Run());
+  MLA_RETURN_IF_ERROR(Parser(bytes, /*whole=*/true, file).Run());
+  return file;
+}
+
+Result<GgufFile> GgufFile::ParseHeader(std::span<const std::byte> bytes, std::string name) {
+  GgufFile file(std::move(name));
+  MLA_RETURN_IF_ERROR(Parser(bytes, /*whole=*/false, file).Run());
   return file;
 }
 

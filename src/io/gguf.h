@@ -60,6 +60,10 @@ class GgufFile {
   // The same for bytes in memory, which must outlive the result; `name` names them in errors.
   static Result<GgufFile> Parse(std::span<const std::byte> bytes, std::string name);
 
+  // The same where the tensors' data may be missing: a file that is about to be written. The data
+  // of a tensor that does not lie within `bytes` are empty.
+  static Result<GgufFile> ParseHeader(std::span<const std::byte> bytes, std::string name);
+
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
   uint32_t alignment() const { return alignment_; }

@@ -1,5 +1,6 @@
 #include "model/gguf_names.h"
 
+#include <algorithm>
 #include <charconv>
 #include <span>
 
@@ -99,6 +100,26 @@ std::string HfName(int32_t layer, std::string_view part, std::string_view suffix
 
 std::string GgufName(int32_t layer, std::string_view part, std::string_view suffix) {
   return Compose(kGgufLayer, layer, part, suffix);
+}
+
+std::string GgufNameOf(std::string_view hf_name) {
+  constexpr std::string_view kExperts = "mlp.experts.", kProjection = "_proj";
+  const std::optional<TensorPlace> place = ParseHfName(hf_name);
+  if (!place) return std::string(hf_name);
+  if (place->suffix == "e_score_correction_bias")
+    return GgufName(place->layer, "exp_probs_b", "bias");
+  if (place->part.starts_with(kExperts) && place->part.ends_with(kProjection)) {
+    const std::string_view rest = place->part.substr(kExperts.size());  // "7.up_proj"
+    const size_t dot = std::min(rest.find('.'), rest.size());
+    const std::string_view kind = rest.substr(std::min(dot + 1, rest.size() - kProjection.size()));
+    return Concat(
+        GgufName(place->layer,
+                 Concat("ffn_", kind.substr(0, kind.size() - kProjection.size()), "_exps"),
+                 place->suffix),
+        " (expert ", rest.substr(0, dot), ")");
+  }
+  const std::string_view part = GgufPart(place->part, place->layer >= 0);
+  return part.empty() ? std::string(hf_name) : GgufName(place->layer, part, place->suffix);
 }
 
 }  // namespace mla

@@ -29,6 +29,10 @@ std::string_view GgufPart(std::string_view hf_part, bool in_layer);
 std::string HfName(int32_t layer, std::string_view part, std::string_view suffix);
 std::string GgufName(int32_t layer, std::string_view part, std::string_view suffix);
 
+// What a GGUF file calls the tensor of this Hugging Face name, or holds it in, for messages:
+// "blk.3.ffn_up_exps.weight (expert 7)". A name that has no other stays.
+std::string GgufNameOf(std::string_view hf_name);
+
 }  // namespace mla
 
 #endif  // MLA_MODEL_GGUF_NAMES_H_

@@ -256,7 +256,8 @@ class SpecBuilder {
     rope.pairing = RopePairing::kInterleaved;
     if (const GgufTensor* factors = file_.FindTensor("rope_freqs.weight")) {
       const auto pairs = static_cast<int64_t>(rope.inv_freq.size());
-      if (factors->type->name != "F32" || factors->shape != std::vector<int64_t>{pairs}) {
+      if (factors->type->name != "F32" || factors->shape != std::vector<int64_t>{pairs} ||
+          factors->data.empty()) {
         return CorruptFile(file_.path(), ": tensor \"rope_freqs.weight\" is ",
                            ShapeString(factors->shape), " of ", factors->type->name, ", want [",
                            pairs, "] of F32");

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/numeric.h"
+#include "model/gguf_names.h"
 #include "tensor/quant_blocks.h"
 
 namespace mla {
@@ -19,6 +20,7 @@ class Binder {
   explicit Binder(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
 
   bool shapes_only() const { return checkpoint_ == nullptr; }
+  bool from_gguf() const { return !shapes_only() && checkpoint_->gguf() != nullptr; }
   bool Has(std::string_view name) const {
     return !shapes_only() && checkpoint_->Find(name) != nullptr;
   }
@@ -26,18 +28,18 @@ class Binder {
   ConstTensor Get(const std::string& name, std::initializer_list<int64_t> shape) {
     if (shapes_only()) return ConstTensor(&kNoMemory, DType::kBF16, shape);
     const StoredTensor* stored = checkpoint_->Find(name);
-    if (stored == nullptr) return Problem(Concat(name, " is missing"));
+    if (stored == nullptr) return Problem(Concat(NameInFile(name), " is missing"));
     if (!std::equal(shape.begin(), shape.end(), stored->shape.begin(), stored->shape.end())) {
-      return Problem(Concat(name, " has shape ", ShapeString(stored->shape), ", want ",
+      return Problem(Concat(NameInFile(name), " has shape ", ShapeString(stored->shape), ", want ",
                             ShapeString({shape.begin(), shape.size()})));
     }
     Result<ConstTensor> tensor = ToTensor(*stored);
     if (!tensor.ok()) return Problem(std::string(tensor.message()));
-    if (tensor->dtype() == DType::kI32) return Problem(Concat(name, " holds integers"));
+    if (tensor->dtype() == DType::kI32) return Problem(Concat(NameInFile(name), " holds integers"));
     if (!IsQuantised(tensor->dtype())) return *tensor;
     if (shape.size() != 2) {
-      return Problem(
-          Concat(name, " is ", StoredDTypeName(stored->dtype), ", want F32, F16 or BF16"));
+      return Problem(Concat(NameInFile(name), " is ", StoredDTypeName(stored->dtype),
+                            ", want F32, F16 or BF16"));
     }
     return tensor->dtype() == DType::kF8E4M3 ? WithScales(name, *tensor) : *tensor;
   }
@@ -75,12 +77,17 @@ class Binder {
 
   Status Finish() const {
     if (problems_ == 0) return {};
-    return CorruptFile("the checkpoint does not fit its config.json: ", text_,
-                       hopeless() ? "; and more" : "");
+    return CorruptFile(from_gguf() ? "the tensors do not fit the file's metadata: "
+                                   : "the checkpoint does not fit its config.json: ",
+                       text_, hopeless() ? "; and more" : "");
   }
 
  private:
   static constexpr int kListed = 64;
+
+  std::string NameInFile(const std::string& name) const {
+    return from_gguf() ? GgufNameOf(name) : name;
+  }
 
   ConstTensor Problem(const std::string& problem) {
     if (++problems_ <= kListed) text_ += (text_.empty() ? "" : "; ") + problem;

@@ -28,8 +28,8 @@ TEST(Help, EveryCommandShowsExamples) {
   const ProcessResult overview = RunMla({"--help"});
   EXPECT_EQ(overview.status, 0);
   EXPECT_TRUE(Contains(overview.out, "Examples:"));
-  for (const std::string command :
-       {"run", "chat", "logits", "perplexity", "tokenize", "inspect", "bench"}) {
+  for (const std::string command : {"run", "chat", "logits", "perplexity", "tokenize", "inspect",
+                                    "quantize", "bench", "plan", "compare"}) {
     EXPECT_TRUE(Contains(overview.out, Concat("\n  ", command, " "))) << command;
     const ProcessResult help = RunMla({command, "--help"});
     EXPECT_EQ(help.status, 0);
@@ -373,6 +373,9 @@ TEST(Inspect, KnowsTheMachine) {
   EXPECT_EQ(system["isa"], std::string(cpu::CurrentIsa()));
   EXPECT_EQ(system["isas"].size(), cpu::SupportedIsas().size());
   EXPECT_GT(system["memory_bytes"], 0);
+  // A device, or why there is none; with one, a kernel that runs on it.
+  EXPECT_EQ(system["cuda"]["devices"].empty(), system["cuda"].contains("problem"));
+  EXPECT_EQ(system["cuda"].contains("mla_decode"), !system["cuda"].contains("problem"));
   for (const char* name : {"mla_absorbed", "mla_expanded", "gqa", "linear"}) {
     const Json& kernels = system["operators"][name]["kernels"];
     ASSERT_FALSE(kernels.empty()) << name;

@@ -34,7 +34,7 @@ TEST(Errors, Usage) {
       {{"rum"}, 2, {"\"rum\"", "run"}},
       {{"frobnicate"},
        2,
-       {"frobnicate", "run, chat, logits, perplexity, tokenize, inspect, bench"}},
+       {"frobnicate", "run, chat, logits, perplexity, tokenize, inspect, quantize, bench"}},
       {{"--frobnicate"}, 2, {"--frobnicate"}},
       {{"run", kModel, "--frobnicate"}, 2, {"--frobnicate"}},
       {{"run", kModel, "extra", "words"}, 2, {"extra"}},

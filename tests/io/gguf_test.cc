@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "base/numeric.h"
+#include "io/temp_dir.h"
 #include "support/gguf_bytes.h"
 
 namespace mla::test {
@@ -103,6 +106,56 @@ TEST(Gguf, DecodesTypesWithMinimum) {
   EXPECT_EQ(values[0], 7.5F);
   EXPECT_EQ(values[16], 0.F);
   EXPECT_EQ(values[31], 14.5F);
+}
+
+// The same types against values from the format's own library (tools/make_quant_fixtures.py).
+TEST(Gguf, TypesWithMinimumDecodeAsGgmlDoes) {
+  struct Known {
+    uint32_t type;
+    std::vector<float> values;  // at 0, 1, 15, 16, 17, 31, 19, 31, 32, 37, 63
+    double sum, ramp_sum;
+  };
+  const Known cases[] = {
+      {3,
+       {0.0960845947265625F, 0.0591888427734375F, 0.0345916748046875F, 0.1575775146484375F,
+        0.1329803466796875F, 0.0960845947265625F, 0.2067718505859375F, 0.0960845947265625F,
+        0.32977294921875F, 0.28057861328125F, 0.206787109375F},
+       11.622772216796875,
+       430.404296875},
+      {7,
+       {0.3051605224609375F, 0.0837860107421875F, 0.3051605224609375F, 0.1575775146484375F,
+        0.2067718505859375F, 0.4035491943359375F, 0.0468902587890625F, 0.4035491943359375F,
+        0.7479248046875F, 0.57574462890625F, 0.501953125F},
+       21.805999755859375,
+       843.6859130859375},
+  };
+  for (const Known& known : cases) {
+    const GgufTensorType& type = *FindGgufTensorType(known.type);
+    SCOPED_TRACE(type.name);
+    std::string bytes;
+    auto state = static_cast<uint32_t>(type.block_bytes);
+    for (int64_t i = 0; i < 2 * type.block_bytes; ++i) {
+      state = state * 1664525u + 1013904223u;
+      bytes += static_cast<char>(state >> 24);
+    }
+    for (int block = 0; block < 2; ++block) {
+      const float d = 0.0123F * static_cast<float>(1 + block);
+      bytes.replace(block * type.block_bytes, 4, Le(F32ToF16(d)) + Le(F32ToF16(d + 0.01F)));
+    }
+    std::vector<float> values(64);
+    DecodeGgufRow(type, bytes.data(), 64, values.data());
+    const size_t places[] = {0, 1, 15, 16, 17, 31, 19, 31, 32, 37, 63};
+    for (size_t i = 0; i < std::size(places); ++i) {
+      EXPECT_EQ(values[places[i]], known.values[i]) << "element " << places[i];
+    }
+    double sum = 0, ramp_sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      sum += values[i];
+      ramp_sum += static_cast<double>(i + 1) * values[i];
+    }
+    EXPECT_NEAR(sum, known.sum, 1e-4);
+    EXPECT_NEAR(ramp_sum, known.ramp_sum, 1e-2);
+  }
 }
 
 struct BadCase {
@@ -225,6 +278,24 @@ const std::vector<BadCase>& BadCases() {
       {"offset wraps", [] { return WithTensor({8}, 0, kHuge - 31); }, "at 18446744073709551584"},
       {"end past end", [] { return WithTensor({257}, 0, 0); }, "takes 1028 bytes at 0, but"},
       {"overlap", [] { return WithTensor({4}, 0, 32); }, "\"pad\" and \"t\" overlap"},
+      // Each has a size of its own; together, or padded, they wrap.
+      {"sum of sizes wraps",
+       [] {
+         return GgufBytes()
+             .Info("a", {uint64_t{1} << 60}, 0, 0)
+             .Info("b", {uint64_t{1} << 60}, 0, uint64_t{1} << 62)
+             .Info("c", {uint64_t{1} << 60}, 0, uint64_t{1} << 63)
+             .Info("d", {uint64_t{1} << 60}, 0, (uint64_t{1} << 63) + (uint64_t{1} << 62))
+             .Build();
+       },
+       "tensor \"a\" takes 4611686018427387904 bytes at 0, but the data end at 0"},
+      {"padding wraps",
+       [] {
+         return GgufBytes().Info("a", {0x1fffffffffffffff}, 0, 0).Info("b", {8}, 0, 0).Build();
+       },
+       "tensor \"a\" takes 9223372036854775804 bytes at 0"},
+      {"half of it beyond the end", [] { return WithTensor({32}, 0, 960); },
+       "takes 128 bytes at 960, but the data end at 1024"},
   };
   return cases;
 }
@@ -269,6 +340,40 @@ TEST(Gguf, FlippedBitsNeverLeadOutside) {
     (void)file->GetStrings("words");
     for (const GgufEntry& entry : file->metadata()) EXPECT_FALSE(DescribeGguf(entry.value).empty());
   }
+}
+
+// Offsets and counts of numbers have 64 bits: beyond 2 GiB, and beyond 2^31 numbers.
+TEST(Gguf, ReadsTensorsBeyond31Bits) {
+  constexpr uint64_t kRows = (uint64_t{1} << 31) / 32 + 3;  // of 32 numbers in Q4_0
+  const TempDir dir;
+  GgufBytes header;
+  header.Info("first", {32, kRows}, 2, 0);
+  const uint64_t second = (kRows * 18 + 31) / 32 * 32;
+  header.Info("second", {uint64_t{1} << 28}, 0, second);
+  std::string bytes = header.Build();
+  bytes.resize((bytes.size() + 31) / 32 * 32);
+  const uint64_t begin = bytes.size();
+  const std::string path = dir.Write("x.gguf", bytes);
+  std::error_code error;  // the file has holes: it takes next to nothing
+  std::filesystem::resize_file(path, begin + second + (uint64_t{4} << 28), error);
+  if (error) GTEST_SKIP() << "no file of 2.3 GB here: " << error.message();
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(begin + (kRows - 1) * 18));
+    file << Le(F32ToF16(0.5F)) << std::string(16, '\xff');
+    file.seekp(static_cast<std::streamoff>(begin + second + (uint64_t{4} << 28) - 4));
+    file << Le(-3.F);
+  }
+  const auto file = GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.message();
+  const GgufTensor& codes = file->tensors()[0];
+  EXPECT_EQ(codes.data.size(), kRows * 18);
+  std::vector<float> row(32);
+  DecodeGgufRow(*codes.type, codes.data.data() + (kRows - 1) * 18, 32, row.data());
+  EXPECT_EQ(row, std::vector<float>(32, 3.5F));
+  const GgufTensor& floats = file->tensors()[1];
+  DecodeGgufRow(*floats.type, floats.data.data() + floats.data.size() - 4, 1, row.data());
+  EXPECT_EQ(row[0], -3.F);
 }
 
 TEST(Gguf, OpenNamesTheFile) {

@@ -159,6 +159,33 @@ TEST(TokenizerJsonTest, RefusesNestingWithoutEnd) {
   EXPECT_FALSE(Tokenizer::FromJson(file.dump()).ok());
 }
 
+// "<0x-1>" and its like are pieces as any other: no byte is read out of them.
+TEST(TokenizerJsonTest, ByteTokensAreSpelledExactly) {
+  json file = Small();
+  file["model"]["byte_fallback"] = true;
+  const std::vector<std::string> odd = {"<0x-1>", "<0x+1>", "<0xGG>", "<0x1>", "<0x100>"};
+  for (size_t i = 0; i < odd.size(); ++i) file["model"]["vocab"][odd[i]] = 20 + i;
+  file["decoder"] = {{"type", "ByteFallback"}};
+  file["pre_tokenizer"] = nullptr;
+  const auto tokenizer = Tokenizer::FromJson(file.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.message();
+  for (size_t i = 0; i < odd.size(); ++i) {
+    EXPECT_EQ(*(*tokenizer)->Decode(std::vector<int32_t>{static_cast<int32_t>(20 + i)}), odd[i]);
+  }
+}
+
+// Ids may have gaps; what is in one is refused, not made up.
+TEST(TokenizerJsonTest, GapsBetweenIdsAreNoTokens) {
+  json file = Small();
+  file["model"]["vocab"]["far"] = 1000;
+  const auto tokenizer = Tokenizer::FromJson(file.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.message();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 1001);
+  EXPECT_FALSE((*tokenizer)->HasId(999));
+  EXPECT_EQ((*tokenizer)->Decode(std::vector<int32_t>{999}).message(),
+            "token id 999 is not in use");
+}
+
 TEST(TokenizerJsonTest, ConfigSaysWhatIsPutAroundAText) {
   const auto encode = [](const char* config) {
     const auto tokenizer = Tokenizer::FromJson(Small().dump(), config);

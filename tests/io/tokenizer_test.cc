@@ -2,6 +2,7 @@
 #include "io/tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <string>
@@ -118,6 +119,19 @@ TEST(TokenizerTest, SameResultsFromManyThreads) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+// Beyond 32 bits: refused by its length, none of it being read (it is never there).
+TEST(TokenizerTest, RefusesTextsOfGigabytes) {
+  const auto tokenizer = Stories();
+  ASSERT_NE(tokenizer, nullptr);
+  constexpr size_t kBytes = (size_t{1} << 31) + 1;
+  void* memory = ::mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  const auto ids = tokenizer->Encode({static_cast<const char*>(memory), kBytes});
+  ::munmap(memory, kBytes);
+  ASSERT_FALSE(ids.ok());
+  EXPECT_EQ(ids.message(), "text of 2147483649 bytes, the limit is 1073741824");
 }
 
 // A merge loop that is quadratic in the length of a word takes minutes here.

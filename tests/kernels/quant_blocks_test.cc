@@ -1,5 +1,5 @@
-// The block types and F8E4M3: layouts against vectors decoded by the format's own library, and what
-// conversion loses.
+// The block types and F8E4M3: layouts against vectors decoded by the format's own library
+// (tools/make_quant_fixtures.py), and what conversion loses.
 #include "tensor/quant_blocks.h"
 
 #include <gtest/gtest.h>

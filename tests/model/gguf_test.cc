@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "base/numeric.h"
 #include "io/config.h"
@@ -284,6 +285,63 @@ TEST(GgufModel, RefusesMetadataThatDoNotFit) {
   refuses(file, "general.architecture is \"mamba\", want one of deepseek2, llama, qwen2, qwen3");
 }
 
+// A good file, with one number of its metadata replaced.
+std::string WithNumber(const GgufFile& file, std::string_view key, uint32_t bits) {
+  GgufBytes changed;
+  for (const GgufEntry& entry : file.metadata()) {
+    const GgufValue& value = entry.value;
+    std::string payload(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+    if (entry.key == key) payload = Le(bits);
+    if (value.type == GgufType::kString) payload = GgufString(payload);
+    changed.Raw(entry.key, static_cast<uint32_t>(value.type), payload);
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    changed.Tensor(tensor.name, {tensor.shape.rbegin(), tensor.shape.rend()}, tensor.type->id,
+                   {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+  }
+  return changed.Build();
+}
+
+// Hyper-parameters of 0 (divided by, further on), huge ones and no numbers at all: refused in one
+// line with the key, or met by the shapes of the tensors; never a crash.
+TEST(GgufModel, EveryNumberIsChecked) {
+  TempDir dir;
+  // Where 0 says "none" or has a meaning of its own.
+  const std::set<std::string> zero_is_fine = {
+      "deepseek2.attention.q_lora_rank",        "deepseek2.expert_weights_scale",
+      "deepseek2.expert_shared_count",          "deepseek2.attention.layer_norm_rms_epsilon",
+      "llama.attention.layer_norm_rms_epsilon", "deepseek2.rope.scaling.yarn_log_multiplier"};
+  // The heads' own are under *_mla.
+  const std::set<std::string> not_read = {"deepseek2.attention.head_count_kv",
+                                          "deepseek2.attention.key_length",
+                                          "deepseek2.attention.value_length"};
+  for (const char* name : {"deepseek_v3", "llama_gqa"}) {
+    const std::string path = dir.Write("good.gguf", Converter(GoldenDir(name), true).Build());
+    const auto file = GgufFile::Open(path);
+    ASSERT_TRUE(file.ok()) << file.message();
+    for (const GgufEntry& entry : file->metadata()) {
+      const std::string key(entry.key);
+      const bool is_float = entry.value.type == GgufType::kF32;
+      if (entry.value.type != GgufType::kU32 && !is_float) continue;
+      if (key.starts_with("general.") || not_read.count(key) > 0) continue;
+      std::vector<uint32_t> numbers = {0, ~0u, 0x7fffffffu};
+      if (is_float) numbers = {0, 0x7fc00000u, 0x7f800000u, 0xff800000u, 0x80000001u};
+      for (const uint32_t bits : numbers) {
+        if (bits == 0 && zero_is_fine.count(key) > 0) continue;
+        SCOPED_TRACE(Concat(key, " as bits ", bits));
+        const auto model = Model::Load(dir.Write("bad.gguf", WithNumber(*file, key, bits)));
+        EXPECT_FALSE(model.ok());
+        if (model.ok()) continue;
+        EXPECT_EQ(model.message().find('\n'), std::string::npos);
+        const bool named = model.message().find(key) != std::string::npos;
+        const bool by_shape =
+            model.message().find("do not fit the file's metadata") != std::string::npos;
+        EXPECT_TRUE(named || by_shape) << model.message();
+      }
+    }
+  }
+}
+
 TEST(GgufModel, ListsMissingTensors) {
   TempDir dir;
   GgufBytes file;
@@ -294,7 +352,9 @@ TEST(GgufModel, ListsMissingTensors) {
   file.U32("llama.feed_forward_length", 8);
   const auto model = Model::Load(dir.Write("m.gguf", file.Build()));
   ASSERT_FALSE(model.ok());
-  EXPECT_NE(model.message().find("model.layers.0.self_attn.q_proj.weight is missing"),
+  EXPECT_NE(model.message().find(
+                "the tensors do not fit the file's metadata: output_norm.weight is missing; "
+                "blk.0.attn_norm.weight is missing"),
             std::string::npos)
       << model.message();
 }

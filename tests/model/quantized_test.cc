@@ -5,20 +5,15 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "base/threads.h"
-#include "engine/perplexity.h"
-#include "engine/session.h"
 #include "io/temp_dir.h"
-#include "io/tokenizer/tokenizer.h"
 #include "model/golden.h"
 #include "model/quantize.h"
+#include "model/stories.h"
 
 namespace mla::test {
 namespace {
-
-constexpr char kBundled[] = MLA_SOURCE_DIR "/models/stories-mla-9m";
 
 // What quantisation of the bundled model may cost: perplexity over some validation text, relative
 // to that of the bf16 weights. Measured: q8 1.001, q4 1.009.
@@ -107,12 +102,30 @@ TEST(Fp8Checkpoint, OtherQuantisationIsRefusedByName) {
   const std::tuple<std::string, nlohmann::json, std::string> cases[] = {
       {"quant_method", "awq", "quantization_config is awq"},
       {"fmt", "e5m2", "quantization_config is fp8 e5m2"},
+      {"quant_algo", "NVFP4", "quantization_config is fp8 NVFP4 e4m3"},
       {"weight_block_size", {64, 128}, "weight_block_size is [64, 128], want [128, 128]"},
       {"weight_block_size", nullptr, "weight_block_size is [], want [128, 128]"},
   };
   for (const auto& [key, value, want] : cases) {
     Fp8Checkpoint checkpoint;
     checkpoint.config["quantization_config"][key] = value;
+    const std::string error = checkpoint.LoadError();
+    EXPECT_NE(error.find(want), std::string::npos) << error;
+  }
+}
+
+// Without DeepSeek's keys: what the config says, and nothing made up.
+TEST(Fp8Checkpoint, OtherMakersQuantisationIsNamedAsItIs) {
+  const std::pair<nlohmann::json, std::string> cases[] = {
+      {{{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}},
+       "quantization_config is modelopt NVFP4, want"},
+      {{{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"}},
+       "quantization_config is compressed-tensors pack-quantized, want"},
+      {{{"quant_method", "gptq"}}, "quantization_config is gptq, want"},
+  };
+  for (const auto& [quantisation, want] : cases) {
+    Fp8Checkpoint checkpoint;
+    checkpoint.config["quantization_config"] = quantisation;
     const std::string error = checkpoint.LoadError();
     EXPECT_NE(error.find(want), std::string::npos) << error;
   }
@@ -125,39 +138,6 @@ TEST(FittingType, FallsBackByRowLength) {
   EXPECT_EQ(FittingType(DType::kQ8_0, 192, DType::kBF16), DType::kQ8_0);
   EXPECT_EQ(FittingType(DType::kQ8_0, 100, DType::kF16), DType::kF16);
   EXPECT_EQ(FittingType(DType::kQ4_K, 100, DType::kF32), DType::kF32);
-}
-
-std::string ReadText(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-// Over the first stories of the validation text.
-double Perplexity(const Model& model, ComputeMode mode) {
-  const auto tokenizer = Tokenizer::Load(kBundled);
-  EXPECT_TRUE(tokenizer.ok());
-  SessionOptions options;
-  options.compute = mode;
-  options.threads = 2;
-  const auto session = Session::Create(model, options);
-  EXPECT_TRUE(session.ok());
-  const std::string text = ReadText(MLA_SOURCE_DIR "/tests/data/stories-mla-9m.validation.txt");
-  NllSum sum;
-  size_t begin = 0;
-  for (int story = 0; story < 24; ++story) {
-    const size_t end = text.find("<|endoftext|>", begin);
-    if (end == std::string::npos) break;
-    const auto ids = (*tokenizer)->Encode(text.substr(begin, end - begin));
-    EXPECT_TRUE(ids.ok());
-    std::vector<int32_t> piece(ids->begin(), ids->end());
-    if (piece.size() > 500) piece.resize(500);
-    EXPECT_TRUE(AddNll(**session, piece, sum).ok());
-    begin = end + std::string("<|endoftext|>").size();
-  }
-  EXPECT_GT(sum.tokens, 3000);
-  return sum.perplexity();
 }
 
 TEST(QuantizeAtLoad, CostsLittlePerplexity) {

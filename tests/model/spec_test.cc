@@ -119,6 +119,25 @@ TEST(Spec, KimiK2IsReadAsDeepseekV3) {
   EXPECT_EQ(CompareCaches(*spec).model, 61 * 576);
 }
 
+// Moonlight-16B-A3B: the same architecture without a query latent, groups or YaRN.
+TEST(Spec, MoonlightIsReadAsDeepseekV3) {
+  json config = KimiK2Config();
+  config.update({{"model_type", "deepseek_v3"}, {"hidden_size", 2048}, {"num_hidden_layers", 27}});
+  config.update({{"num_attention_heads", 16}, {"q_lora_rank", nullptr}, {"rope_scaling", nullptr}});
+  config.update({{"n_routed_experts", 64}, {"num_experts_per_tok", 6}, {"n_shared_experts", 2}});
+  config.update({{"moe_intermediate_size", 1408}, {"routed_scaling_factor", 2.446}});
+  config.update({{"rope_theta", 50000.0}, {"max_position_embeddings", 8192}});
+  const Result<ModelSpec> spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_EQ(MlaOf(*spec, 0).q_lora_rank, 0);
+  EXPECT_NEAR(MlaOf(*spec, 0).scale, 1 / std::sqrt(192.0), 1e-6);
+  EXPECT_EQ(MlaOf(*spec, 0).rope->magnitude, 1);
+  const auto& moe = std::get<MoeSpec>(spec->layers[26].mlp);
+  EXPECT_EQ(moe.num_experts, 64);
+  EXPECT_EQ(moe.shared_intermediate, 2 * 1408);
+  EXPECT_EQ(CompareCaches(*spec).model, 27 * 576);
+}
+
 TEST(Spec, MultimodalConfigsGiveTheirLanguageModel) {
   const json config = {{"model_type", "kimi_k25"}, {"text_config", KimiK2Config()}};
   const Result<ModelSpec> spec = ReadModelSpec(config);

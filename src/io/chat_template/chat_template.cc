@@ -9,6 +9,7 @@
 #include "io/json.h"
 #include "io/read_file.h"
 #include "io/tokenizer/gguf_tokenizer.h"
+#include "io/tokenizer/tokenizer_config.h"
 
 namespace mla {
 namespace {
@@ -78,28 +79,25 @@ Result<ChatVariables> VariablesOf(const GgufFile& file) {
   return variables;
 }
 
-struct NamedText {
-  std::string name, text;
-};
-
-Result<std::vector<NamedText>> TemplatesOf(const nlohmann::json& config) {
+Result<std::vector<NamedChatTemplate>> TemplatesOf(const nlohmann::json& config) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) {
     return NotFound(kConfigName, " has no chat_template");
   }
-  if (found->is_string()) return std::vector<NamedText>{{"default", found->get<std::string>()}};
+  if (found->is_string())
+    return std::vector<NamedChatTemplate>{{"default", found->get<std::string>(), {}}};
   if (!found->is_array() || found->empty()) {
     return CorruptFile(kConfigName, ": chat_template is ", DescribeJson(*found),
                        ", want a string or a list of named ones");
   }
-  std::vector<NamedText> templates;
+  std::vector<NamedChatTemplate> templates;
   for (const nlohmann::json& entry : *found) {
     if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() ||
         !entry.contains("template") || !entry["template"].is_string()) {
       return CorruptFile(kConfigName, ": chat_template holds ", DescribeJson(entry),
                          ", want objects with a name and a template");
     }
-    templates.push_back({entry["name"], entry["template"]});
+    templates.push_back({entry["name"], entry["template"], {}});
   }
   return templates;
 }
@@ -143,10 +141,10 @@ Result<ChatVariables> ChatTemplate::VariablesFromConfig(std::string_view config_
 
 Result<std::unique_ptr<ChatTemplate>> ChatTemplate::FromConfig(std::string_view config_json) {
   MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ParseConfig(config_json));
-  MLA_ASSIGN_OR_RETURN(const std::vector<NamedText> templates, TemplatesOf(config));
+  MLA_ASSIGN_OR_RETURN(const std::vector<NamedChatTemplate> templates, TemplatesOf(config));
   MLA_ASSIGN_OR_RETURN(ChatVariables variables, VariablesOf(config));
   auto chat = std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(variables), {}));
-  for (const NamedText& entry : templates) {
+  for (const NamedChatTemplate& entry : templates) {
     MLA_RETURN_IF_ERROR(chat->Add(entry.name, entry.text));
   }
   return chat;
@@ -157,45 +155,47 @@ Result<ChatVariables> ChatTemplate::LoadVariables(const std::string& model) {
     MLA_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
     return VariablesOf(file);
   }
-  const Result<std::string> config =
-      ReadFile(JoinPath(model, std::string(kConfigName)), kMaxConfigBytes);
-  if (!config.ok()) {
-    if (config.error().code == ErrorCode::kNotFound) return ChatVariables{};
-    return config.error();
-  }
-  Result<ChatVariables> variables = VariablesFromConfig(*config);
+  MLA_ASSIGN_OR_RETURN(const std::string config, ReadTokenizerConfig(model));
+  if (config.empty()) return ChatVariables{};
+  Result<ChatVariables> variables = VariablesFromConfig(config);
   if (!variables.ok()) return Named(model, variables.error());
   return variables;
 }
 
-Result<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& model_dir) {
-  if (IsFile(model_dir)) {
-    MLA_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model_dir));
-    MLA_ASSIGN_OR_RETURN(const std::optional<std::string> text, ReadGgufChatTemplate(file));
-    if (!text) return NotFound(model_dir, ": no chat template: no tokenizer.chat_template");
-    MLA_ASSIGN_OR_RETURN(ChatVariables variables, VariablesOf(file));
-    Result<std::unique_ptr<ChatTemplate>> chat = FromText(*text, std::move(variables));
-    if (!chat.ok()) return Named(model_dir, chat.error());
-    return chat;
+Result<std::vector<NamedChatTemplate>> ReadChatTemplates(const std::string& model) {
+  if (IsFile(model)) {
+    MLA_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
+    MLA_ASSIGN_OR_RETURN(std::optional<std::string> text, ReadGgufChatTemplate(file));
+    if (!text) return NotFound(model, ": no chat template: no tokenizer.chat_template");
+    return std::vector<NamedChatTemplate>{{"default", *std::move(text), model}};
   }
-  const std::string config_path = JoinPath(model_dir, std::string(kConfigName));
-  const std::string jinja_path = JoinPath(model_dir, "chat_template.jinja");
-  Result<std::string> config = ReadFile(config_path, kMaxConfigBytes);
+  const std::string config_path = JoinPath(model, std::string(kConfigName));
+  const std::string jinja_path = JoinPath(model, "chat_template.jinja");
+  const Result<std::string> config = ReadFile(config_path, kMaxConfigBytes);
   if (!config.ok() && config.error().code != ErrorCode::kNotFound) return config.error();
   Result<std::string> text = ReadFile(jinja_path, ChatTemplateLimits().max_template_bytes);
-  if (text.ok()) {
-    MLA_ASSIGN_OR_RETURN(ChatVariables variables, LoadVariables(model_dir));
-    Result<std::unique_ptr<ChatTemplate>> chat = FromText(*text, std::move(variables));
-    if (!chat.ok()) return Named(jinja_path, chat.error());
-    return chat;
-  }
+  if (text.ok()) return std::vector<NamedChatTemplate>{{"default", *std::move(text), jinja_path}};
   if (text.error().code != ErrorCode::kNotFound) return text.error();
   if (!config.ok()) {
-    return NotFound(model_dir, ": no chat template: neither chat_template.jinja nor ", kConfigName,
+    return NotFound(model, ": no chat template: neither chat_template.jinja nor ", kConfigName,
                     " is there");
   }
-  Result<std::unique_ptr<ChatTemplate>> chat = FromConfig(*config);
-  if (!chat.ok()) return Named(model_dir, chat.error());
+  const Result<nlohmann::json> parsed = ParseConfig(*config);
+  if (!parsed.ok()) return Named(model, parsed.error());
+  Result<std::vector<NamedChatTemplate>> templates = TemplatesOf(*parsed);
+  if (!templates.ok()) return Named(model, templates.error());
+  for (NamedChatTemplate& entry : *templates) entry.where = model;
+  return templates;
+}
+
+Result<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& model) {
+  MLA_ASSIGN_OR_RETURN(const std::vector<NamedChatTemplate> templates, ReadChatTemplates(model));
+  MLA_ASSIGN_OR_RETURN(ChatVariables variables, LoadVariables(model));
+  auto chat = std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(variables), {}));
+  for (const NamedChatTemplate& entry : templates) {
+    const Status added = chat->Add(entry.name, entry.text);
+    if (!added.ok()) return Named(entry.where, added.error());
+  }
   return chat;
 }
 

@@ -54,6 +54,16 @@ struct RenderedChat {
   std::string from_input;  // as long as text, of '\0' and '\1'
 };
 
+struct NamedChatTemplate {
+  std::string name;  // "default", "tool_use"
+  std::string text;
+  std::string where;  // what errors about it begin with
+};
+
+// The templates of a model directory or GGUF file, as they are written, whether or not this engine
+// implements them. kNotFound if there are none.
+Result<std::vector<NamedChatTemplate>> ReadChatTemplates(const std::string& model);
+
 // Immutable after loading; const methods are thread-safe.
 class ChatTemplate {
  public:
@@ -61,7 +71,7 @@ class ChatTemplate {
   // or a list of named ones, of which "default" is used, and "tool_use" where tools are given.
   // Special tokens are those of tokenizer_config.json. Of a GGUF file its own template and tokens.
   // kNotFound if there is no template.
-  static Result<std::unique_ptr<ChatTemplate>> Load(const std::string& model_dir);
+  static Result<std::unique_ptr<ChatTemplate>> Load(const std::string& model);
 
   // kCorruptFile with the line for a syntax error or a passed limit; kUnsupported, naming it, for a
   // construct that is not implemented.

@@ -26,6 +26,9 @@ constexpr const char* kQwen2 =
 constexpr const char* kDeepseek3Cjk = "[一-龥぀-ゟ゠-ヿ]+";
 constexpr const char* kDeepseek3 =
     R"re([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
+// Kimi-K2's, from its Python code: letters other than Han, with or without a beginning in capitals.
+constexpr const char* kKimi =
+    R"re(\p{Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])*(?:(?!\p{Han})[\p{Ll}\p{Lm}\p{Lo}\p{M}])+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])+(?:(?!\p{Han})[\p{Ll}\p{Lm}\p{Lo}\p{M}])*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
 constexpr const char* kLineBreak = R"([\r\n])";
 constexpr const char* kDeepseekCjk = "[一-龥ࠀ-一가-퟿]+";
 // Letters with case; not those of mathematics.
@@ -44,6 +47,7 @@ const std::vector<PreKind>& Kinds() {
       {{"llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe", "dbrx"}, {kLlama3}},
       {{"glm4", "chatglm-bpe"}, {kLlama3}},
       {{"qwen2", "deepseek-r1-qwen", "stablelm2"}, {kQwen2}},
+      {{"kimi-k2"}, {kKimi}},
       {{"deepseek-v3", "hunyuan-dense"}, {kThreeDigits, kDeepseek3Cjk, kDeepseek3}},
       {{"deepseek-llm"},
        {kLineBreak, kDeepseekLetters, kDeepseekPunctuation, R"(\s+$)", kDeepseekCjk, R"(\p{N}+)"}},
@@ -154,6 +158,10 @@ json PreTokenizerOfGguf(std::string_view pre) {
   return nullptr;
 }
 
+bool GgufPreIgnoresMerges(std::string_view pre) {
+  return pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3" || pre == "kimi-k2";
+}
+
 std::string KnownGgufPreTokenizers() {
   std::string names;
   for (const PreKind& kind : Kinds()) {
@@ -173,7 +181,7 @@ std::string GgufPreOf(const json& pre_tokenizer, bool ignore_merges) {
       want.push_back(step == kDigits || step == kGpt2 ? std::string(step) : Canonical(step));
     }
     // The two kinds that cut alike differ in this.
-    if (want == steps && (kind.names[0] == "llama-bpe") == ignore_merges) {
+    if (want == steps && GgufPreIgnoresMerges(kind.names[0]) == ignore_merges) {
       return std::string(kind.names[0]);
     }
   }

@@ -156,7 +156,8 @@ class Loader {
       }
     }
     tokenizer["added_tokens"] = std::move(added);
-    tokenizer["model"] = {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"ignore_merges", llama3}};
+    tokenizer["model"] = {
+        {"type", "BPE"}, {"vocab", std::move(vocab)}, {"ignore_merges", GgufPreIgnoresMerges(pre)}};
     json& list = tokenizer["model"]["merges"] = json::array();
     for (size_t i = 0; i < merges.size(); ++i) {
       if (ValidUtf8Prefix(merges[i]) != merges[i].size()) {

@@ -39,6 +39,9 @@ Result<std::optional<std::string>> ReadGgufChatTemplate(const GgufFile& file);
 nlohmann::json PreTokenizerOfGguf(std::string_view pre);
 std::string KnownGgufPreTokenizers();  // "default, llama-bpe, ..."
 
+// True for those of tokenizers in which a word that is a token is that token, whatever the merges.
+bool GgufPreIgnoresMerges(std::string_view pre);
+
 // The tokenizer.ggml.pre that cuts as this pre_tokenizer does; empty if none is known to.
 std::string GgufPreOf(const nlohmann::json& pre_tokenizer, bool ignore_merges);
 

@@ -9,6 +9,8 @@
 #include "io/read_file.h"
 #include "io/tokenizer/gguf_tokenizer.h"
 #include "io/tokenizer/json_fields.h"
+#include "io/tokenizer/tiktoken.h"
+#include "io/tokenizer/tokenizer_config.h"
 #include "io/tokenizer/unicode.h"
 
 namespace mla {
@@ -16,6 +18,7 @@ namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;  // so that positions in a text fit 32 bits
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
+constexpr size_t kMaxRanksBytes = size_t{32} << 20;
 
 // "bos_token": a string or an object with its "content"; empty if there is none.
 Result<std::string> TokenField(const Json& config, std::string_view key) {
@@ -26,11 +29,14 @@ Result<std::string> TokenField(const Json& config, std::string_view key) {
   return CorruptFile(key, " is ", DescribeJson(*field), ", want a string or an object");
 }
 
-// A file that may be absent: then empty.
-Result<std::string> ReadOptionalFile(const std::string& path) {
-  Result<std::string> text = ReadFile(path, kMaxFileBytes);
-  if (!text.ok() && text.error().code == ErrorCode::kNotFound) return std::string();
-  return text;
+Result<std::unique_ptr<Tokenizer>> FromTiktoken(std::string_view ranks,
+                                                const std::string& config_json) {
+  Json config = Json::object();
+  if (!config_json.empty()) {
+    MLA_ASSIGN_OR_RETURN(config, ParseJson(config_json, "tokenizer_config.json"));
+  }
+  MLA_ASSIGN_OR_RETURN(const Json json, TiktokenToJson(ranks, config));
+  return Tokenizer::FromJson(json.dump(), config_json);
 }
 
 Result<std::unique_ptr<Tokenizer>> WithPath(Result<std::unique_ptr<Tokenizer>> result,
@@ -56,17 +62,22 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir)
     MLA_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model_dir));
     return LoadGgufTokenizer(file);
   }
-  const std::string config_path = model_dir + "/tokenizer_config.json";
-  MLA_ASSIGN_OR_RETURN(const std::string config, ReadOptionalFile(config_path));
+  MLA_ASSIGN_OR_RETURN(const std::string config, ReadTokenizerConfig(model_dir));
   const std::string json_path = model_dir + "/tokenizer.json";
   Result<std::string> json = ReadFile(json_path, kMaxFileBytes);
   if (json.ok()) return WithPath(FromJson(*json, config), json_path);
   if (json.error().code != ErrorCode::kNotFound) return json.error();
+  const std::string ranks_path = model_dir + "/tiktoken.model";
+  const Result<std::string> ranks = ReadFile(ranks_path, kMaxRanksBytes);
+  if (ranks.ok()) return WithPath(FromTiktoken(*ranks, config), ranks_path);
+  if (ranks.error().code != ErrorCode::kNotFound) return ranks.error();
   const std::string model_path = model_dir + "/tokenizer.model";
   Result<std::string> model = ReadFile(model_path, kMaxFileBytes);
   if (model.ok()) return WithPath(FromSentencePiece(*model, config), model_path);
   if (model.error().code != ErrorCode::kNotFound) return model.error();
-  return NotFound(model_dir, ": no tokenizer: neither tokenizer.json nor tokenizer.model is there");
+  return NotFound(
+      model_dir,
+      ": no tokenizer: none of tokenizer.json, tiktoken.model and tokenizer.model is there");
 }
 
 Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, EncodeOptions options) const {

@@ -37,11 +37,13 @@ class TokenStream {
 // Immutable after loading; every const method is thread-safe.
 class Tokenizer {
  public:
-  // Reads tokenizer.json, else tokenizer.model, of a model directory, and tokenizer_config.json if
-  // it is there. add_bos_token and add_eos_token, where stated, overrule what tokenizer.json puts
-  // around a text; a tokenizer.model adds <s> unless told otherwise. kNotFound, naming what was
-  // looked for; kCorruptFile or kUnsupported with the file and the offending value. A path that is
-  // a file is read as GGUF, with the tokenizer inside it (gguf_tokenizer.h).
+  // Reads tokenizer.json, else tiktoken.model, else tokenizer.model, of a model directory, and
+  // tokenizer_config.json or what older directories have for it (tokenizer_config.h). Tokens that
+  // these add to a tokenizer.model are found in text as those of tokenizer.json are. add_bos_token
+  // and add_eos_token, where stated, overrule what tokenizer.json puts around a text; a
+  // tokenizer.model adds <s> unless told otherwise. kNotFound, naming what was looked for;
+  // kCorruptFile or kUnsupported with the file and the offending value. A path that is a file is
+  // read as GGUF, with the tokenizer inside it (gguf_tokenizer.h).
   static Result<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
 
   // The same from memory; an empty config is an absent one.

@@ -41,17 +41,25 @@ Status ReadSpecialIds(const ConfigReader& config, ModelSpec& spec) {
   return {};
 }
 
+// What a quantised checkpoint calls itself: "modelopt NVFP4", "compressed-tensors pack-quantized".
+Result<std::string> QuantisationName(const ConfigReader& quantisation) {
+  MLA_ASSIGN_OR_RETURN(std::string name, quantisation.GetStringOr("quant_method", "unnamed"));
+  for (const char* key : {"quant_algo", "moe_quant_algo", "format", "fmt"}) {
+    MLA_ASSIGN_OR_RETURN(const std::string detail, quantisation.GetStringOr(key, ""));
+    if (!detail.empty()) name += " " + detail;
+  }
+  return name;
+}
+
 // Of quantised checkpoints in safetensors, FP8 as DeepSeek-V3 has it.
 Status CheckQuantisation(const ConfigReader& config) {
   MLA_ASSIGN_OR_RETURN(const auto quantisation, config.GetOptionalObject("quantization_config"));
   if (!quantisation) return {};
-  MLA_ASSIGN_OR_RETURN(const std::string method,
-                       quantisation->GetStringOr("quant_method", "unnamed"));
-  MLA_ASSIGN_OR_RETURN(const std::string format, quantisation->GetStringOr("fmt", "e4m3"));
+  MLA_ASSIGN_OR_RETURN(const std::string name, QuantisationName(*quantisation));
   MLA_ASSIGN_OR_RETURN(const auto block, quantisation->GetInts("weight_block_size", 1, kMaxDim));
-  if (method != "fp8" || format != "e4m3") {
+  if (name != "fp8" && name != "fp8 e4m3") {
     return Unsupported(
-        "config.json: quantization_config is ", method, " ", format,
+        "config.json: quantization_config is ", name,
         ", want quant_method fp8 with fmt e4m3, or a checkpoint in bf16, f16 or f32");
   }
   if (block != std::vector<int64_t>{128, 128}) {
