@@ -1,4 +1,5 @@
-// Validation of mla_decode and the operators around it: what the host can know of a call whose lengths are on the device.
+// Validation of mla_decode and the operators around it: what the host can know of a call whose
+// lengths are on the device.
 #ifndef MLA_OPS_MLA_DECODE_H_
 #define MLA_OPS_MLA_DECODE_H_
 
