@@ -3,11 +3,12 @@
  * stands how they are called.
  *
  * Rules common to all functions:
- *  - A fallible function returns an mla_status. When it is not MLA_OK, mla_error_message() holds
- * one line for the calling thread, with the offending value and what would be right.
- *  - The first field of every struct is its size in bytes, as the caller compiled it. A library
- * that knows more fields takes those that are missing as zero; one that knows fewer refuses the
- * struct if a field that it does not know is not zero. So zero is every later field's default.
+ *  - A fallible function returns an mla_status. When it is not MLA_OK, mla_error_message()
+ *    holds one line for the calling thread, with the offending value and what would be right.
+ *  - The first field of every struct is its size in bytes, as the caller compiled it. A
+ *    library that knows more fields takes those that are missing as zero; one that knows fewer
+ *    refuses the struct if a field that it does not know is not zero. So zero is every later
+ *    field's default.
  *  - A null mla_tensor pointer, and a null data pointer of a tensor with elements, is "absent".
  *  - Nothing is kept of what is passed in. No function throws, and none ends the program.
  *  - Functions may be called from several threads at once, if their outputs are distinct.
@@ -37,7 +38,7 @@ typedef enum mla_status {
 /* The error of this thread's last fallible call, or "". Valid until its next one. */
 MLA_API const char* mla_error_message(void);
 
-/* --- the library and the machine -------------------------------------------------------------- */
+/* --- the library and the machine ---------------------------------------------------------- */
 
 typedef struct mla_build_info {
   size_t size;
@@ -66,8 +67,7 @@ MLA_API mla_status mla_get_device_info(int32_t index, mla_device_info* info);
 /* Waits until the stream has done its work: for callers without a CUDA library of their own. */
 MLA_API mla_status mla_stream_synchronize(int32_t device_index, void* stream);
 
-/* --- tensors ------------------------------------------------------------------------------------
- */
+/* --- tensors ----------------------------------------------------------------------------- */
 
 enum { MLA_MAX_RANK = 4 };
 
@@ -89,8 +89,7 @@ typedef struct mla_tensor {
 /* How a CPU kernel computes matrix products. */
 enum mla_compute { MLA_COMPUTE_F32 = 0, MLA_COMPUTE_BF16 = 1 };
 
-/* --- decode: a batch of sequences with the same number of query tokens each ----------------------
- */
+/* --- decode: a batch of sequences with the same number of query tokens each -------------- */
 
 /* One absorbed MLA step over a paged latent cache (MlaDecodeArgs in mla/cuda.h). All tensors lie on
  * one device. On the CPU there is no schedule and no workspace, the types may be f32 too, and the
@@ -151,8 +150,7 @@ typedef struct mla_verdicts {
 
 MLA_API mla_status mla_decode_explain(const mla_decode_args* args, mla_verdicts* verdicts);
 
-/* --- on the CPU ----------------------------------------------------------------------------------
- */
+/* --- on the CPU -------------------------------------------------------------------------- */
 
 /* MlaAbsorbedArgs in mla/attention.h: a ragged batch, for prefill and decode. */
 typedef struct mla_absorbed_args {
