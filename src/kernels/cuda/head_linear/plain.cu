@@ -1,7 +1,5 @@
 // One thread per output.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/head_linear/kernel.h"
 
 namespace mla::cuda {
@@ -16,11 +14,6 @@ struct Params {
   int64_t x_token, x_head, w_head, w_out, w_in, y_token, y_head;
   int32_t in, out;
 };
-
-__device__ float ToFloat(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ float ToFloat(__half v) { return __half2float(v); }
-__device__ void Store(__nv_bfloat16* to, float v) { *to = __float2bfloat16(v); }
-__device__ void Store(__half* to, float v) { *to = __float2half(v); }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) PlainKernel(const Params p) {

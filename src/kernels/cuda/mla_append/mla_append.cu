@@ -1,8 +1,6 @@
 // One thread block per token: a warp for each group of c_kv, then the pairs of k_pe and q_pe.
 // Bound by launch and latency: a token is a few hundred numbers.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/fp8_latent.cuh"
 #include "kernels/cuda/mla_append/mla_append.h"
 
@@ -12,13 +10,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
 constexpr unsigned kAll = 0xffffffffu;
-
-__device__ float ToFloat(float v) { return v; }
-__device__ float ToFloat(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ float ToFloat(__half v) { return __half2float(v); }
-__device__ void Store(float* to, float v) { *to = v; }
-__device__ void Store(__nv_bfloat16* to, float v) { *to = __float2bfloat16(v); }
-__device__ void Store(__half* to, float v) { *to = __float2half(v); }
 
 struct Params {
   const void* c_kv;

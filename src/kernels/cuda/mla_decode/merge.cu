@@ -1,11 +1,9 @@
 // Merging the partial results of split sequences: out = sum_i exp(lse_i - lse) out_i with
 // lse = log sum_i exp(lse_i). A unit of work is 128 columns of one row; a few warps share the
 // splits of a unit where there are many, since the reads of one warp would come one after another.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/mla_decode/schedule_kernel.h"
 
 namespace mla::cuda {
@@ -59,9 +57,6 @@ __device__ float4 WeightedSum(const Merge& merge, float total, const float* out,
   }
   return sum;
 }
-
-__device__ void Store(__nv_bfloat16* out, float v) { *out = __float2bfloat16(v); }
-__device__ void Store(__half* out, float v) { *out = __float2half(v); }
 
 // The first `count` of four columns.
 template <typename T>

@@ -1,8 +1,6 @@
 // Plain CUDA for every legal call: a thread block holds a few query rows and walks the keys in
 // tiles; a warp computes one score at a time, and each thread owns columns of the output.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/fp8_latent.cuh"
 #include "kernels/cuda/mla_decode/kernel.h"
 
@@ -15,11 +13,6 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kRows = 4;       // query rows of a thread block
 constexpr int kTileKeys = 64;  // scores are kept for as many keys
 constexpr unsigned kAll = 0xffffffffu;
-
-__device__ float ToFloat(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ float ToFloat(__half v) { return __half2float(v); }
-__device__ void Store(__nv_bfloat16* out, float v) { *out = __float2bfloat16(v); }
-__device__ void Store(__half* out, float v) { *out = __float2half(v); }
 
 // The shared memory of a thread block, carved out of one allocation.
 struct Shared {
