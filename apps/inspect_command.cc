@@ -15,6 +15,7 @@
 #include "base/threads.h"
 #include "kernels/cpu/isa.h"
 #include "model/accounting.h"
+#include "model/gguf_model.h"
 
 namespace mla {
 namespace {
@@ -23,6 +24,7 @@ constexpr const char* kDescription =
     R"(Says what a model is made of: its file format, its layers, its parameters by kind, what it
 takes on disk and in which types, its tokenizer with the special tokens, its chat template, and the
 bytes its KV cache takes per token, against MHA, GQA with 8 KV heads and MQA with the same heads.
+Of a model that mla does not run, its files are shown all the same, and why it cannot be run.
 With --system: this machine, its instruction sets and the kernels of each operator.)";
 
 constexpr const char* kExamples = R"(  mla inspect models/stories-mla-9m
@@ -63,12 +65,26 @@ std::string JoinIds(const std::vector<int32_t>& ids) {
 }
 
 // "GGUF version 3, alignment 32", "safetensors, 4 files".
-std::string DescribeFormat(const Model& model) {
-  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+std::string DescribeFormat(const Checkpoint& checkpoint) {
+  if (const GgufFile* gguf = checkpoint.gguf()) {
     return Concat("GGUF version ", gguf->version(), ", alignment ", gguf->alignment());
   }
-  const size_t files = model.checkpoint().files().size();
+  const size_t files = checkpoint.files().size();
   return Concat("safetensors, ", files, files == 1 ? " file" : " files");
+}
+
+void AddStored(const Checkpoint& checkpoint, Json& json) {
+  for (const auto& [dtype, kind] : CountStored(checkpoint)) {
+    json["stored"][dtype] = {
+        {"tensors", kind.tensors}, {"numbers", kind.numbers}, {"bytes", kind.bytes}};
+  }
+  for (const auto& [kind, dtypes] : QuantisedKinds(checkpoint)) {
+    json["stored_kinds"][kind] = dtypes;
+  }
+  const GgufFile* gguf = checkpoint.gguf();
+  json["format"] = gguf != nullptr ? "gguf" : "safetensors";
+  json["stored_bytes"] = gguf != nullptr ? gguf->data_bytes() : checkpoint.data_bytes();
+  json["files"] = gguf != nullptr ? 1 : checkpoint.files().size();
 }
 
 Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& cost,
@@ -76,7 +92,6 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
   const ModelSpec& spec = model.spec();
   Json json;
   json["model"] = flags.session.model;
-  json["format"] = model.checkpoint().gguf() != nullptr ? "gguf" : "safetensors";
   json["model_type"] = spec.model_type;
   json["vocab_size"] = spec.vocab_size;
   json["hidden_size"] = spec.hidden_size;
@@ -93,13 +108,7 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
   for (const ParameterKind& kind : kinds) {
     json["parameters"][kind.name] = {{"total", kind.total}, {"active", kind.active}};
   }
-  for (const auto& [dtype, kind] : CountStored(model)) {
-    json["stored"][dtype] = {
-        {"tensors", kind.tensors}, {"numbers", kind.numbers}, {"bytes", kind.bytes}};
-  }
-  for (const auto& [kind, dtypes] : QuantisedKinds(model)) json["stored_kinds"][kind] = dtypes;
-  json["stored_bytes"] = model.checkpoint().data_bytes();
-  json["files"] = model.checkpoint().gguf() != nullptr ? 1 : model.checkpoint().files().size();
+  AddStored(model.checkpoint(), json);
   json["cache"] = {{"dtype", cost.dtype},
                    {"bytes_per_token", cost.bytes_per_token},
                    {"mha_bytes_per_token", cost.mha},
@@ -125,14 +134,14 @@ std::string ParameterText(std::vector<ParameterKind> kinds) {
   return table.ToString();
 }
 
-std::string StoredText(const Model& model) {
+std::string StoredText(const Checkpoint& checkpoint) {
   Table table({"on disk", "tensors", "numbers", "bytes"});
-  for (const auto& [dtype, kind] : CountStored(model)) {
+  for (const auto& [dtype, kind] : CountStored(checkpoint)) {
     table.Add({dtype, WithCommas(kind.tensors), HumanCount(static_cast<double>(kind.numbers)),
                HumanBytes(static_cast<double>(kind.bytes))});
   }
   std::string text = table.ToString();
-  const auto kinds = QuantisedKinds(model);
+  const auto kinds = QuantisedKinds(checkpoint);
   if (!kinds.empty()) {
     Table by_kind({"quantisation by tensor", "tensors"});
     for (const auto& [kind, dtypes] : kinds) {
@@ -144,6 +153,11 @@ std::string StoredText(const Model& model) {
     }
     text += by_kind.ToString();
   }
+  return text;
+}
+
+std::string UnusedText(const Model& model) {
+  std::string text;
   const std::vector<const StoredTensor*> unused = UnusedTensors(model);
   constexpr size_t kListed = 8;
   if (!unused.empty()) {
@@ -173,18 +187,18 @@ std::string CacheText(const CacheCost& cost, int32_t context) {
 std::string ModelText(const InspectFlags& flags, const Model& model, const CacheCost& cost,
                       const GenerateOptions& generation, const std::vector<ParameterKind>& kinds) {
   const ModelSpec& spec = model.spec();
-  std::string text =
-      Concat(flags.session.model, ": ", spec.model_type, ", ", spec.layers.size(),
-             " layers, hidden ", spec.hidden_size, ", vocabulary ", WithCommas(spec.vocab_size),
-             spec.tie_embeddings ? " (tied)" : "", ", context ", WithCommas(spec.max_positions),
-             ", BOS ", spec.bos_id >= 0 ? std::to_string(spec.bos_id) : "none", ", EOS ",
-             JoinIds(generation.stop_ids), "\nformat: ", DescribeFormat(model), "\n\n");
+  std::string text = Concat(
+      flags.session.model, ": ", spec.model_type, ", ", spec.layers.size(), " layers, hidden ",
+      spec.hidden_size, ", vocabulary ", WithCommas(spec.vocab_size),
+      spec.tie_embeddings ? " (tied)" : "", ", context ", WithCommas(spec.max_positions), ", BOS ",
+      spec.bos_id >= 0 ? std::to_string(spec.bos_id) : "none", ", EOS ",
+      JoinIds(generation.stop_ids), "\nformat: ", DescribeFormat(model.checkpoint()), "\n\n");
   for (const LayerRange& range : DescribeLayers(spec)) {
     text += Concat(range.layers.find('-') == std::string::npos ? "layer " : "layers ", range.layers,
                    "\n  ", range.attention, "\n  ", range.mlp, "\n");
   }
-  return text + "\n" + ParameterText(kinds) + "\n" + StoredText(model) + "\n" +
-         CacheText(cost, spec.max_positions);
+  return text + "\n" + ParameterText(kinds) + "\n" + StoredText(model.checkpoint()) +
+         UnusedText(model) + "\n" + CacheText(cost, spec.max_positions);
 }
 
 Result<Json> SystemJson() {
@@ -242,22 +256,61 @@ Status PrintTemplates(const std::string& model) {
   return {};
 }
 
-Status Inspect(const InspectFlags& flags) {
-  if (flags.chat_template) return PrintTemplates(flags.session.model);
+struct Inspected {
   Json json;
   std::string text;
-  if (!flags.session.model.empty()) {
-    MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session.model));
-    MLA_ASSIGN_OR_RETURN(const CacheCost cost, MeasureCost(*model, flags.session.ToOptions()));
-    MLA_ASSIGN_OR_RETURN(const GenerateOptions generation,
-                         SamplingFlags().Resolve(flags.session.model, model->spec()));
-    MLA_ASSIGN_OR_RETURN(const std::vector<WeightGroup> groups,
-                         ListWeights(model->spec(), model->weights()));
-    const std::vector<ParameterKind> kinds = CountParameters(groups);
-    const TextReport report = ReadTextReport(*model, flags.session.model, generation.stop_ids);
-    json = ModelJson(flags, *model, cost, generation, kinds);
-    AddTextReport(report, json);
-    text = ModelText(flags, *model, cost, generation, kinds) + "\n" + TextReportText(report);
+};
+
+Result<Inspected> InspectModel(const InspectFlags& flags, const Model& model) {
+  MLA_ASSIGN_OR_RETURN(const CacheCost cost, MeasureCost(model, flags.session.ToOptions()));
+  MLA_ASSIGN_OR_RETURN(const GenerateOptions generation,
+                       SamplingFlags().Resolve(flags.session.model, model.spec()));
+  MLA_ASSIGN_OR_RETURN(const std::vector<WeightGroup> groups,
+                       ListWeights(model.spec(), model.weights()));
+  const std::vector<ParameterKind> kinds = CountParameters(groups);
+  const TextReport report = ReadTextReport(flags.session.model, model.checkpoint().gguf(),
+                                           model.spec().bos_id, generation.stop_ids);
+  Inspected result{ModelJson(flags, model, cost, generation, kinds),
+                   ModelText(flags, model, cost, generation, kinds)};
+  AddTextReport(report, result.json);
+  result.text += "\n" + TextReportText(report);
+  return result;
+}
+
+Result<Checkpoint> OpenFiles(const std::string& path) {
+  if (!IsGgufPath(path)) return Checkpoint::Open(path);
+  MLA_ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
+  return Checkpoint::FromGguf(std::move(file), {}, {});
+}
+
+// The files of a model that nothing here runs, `why` not.
+Result<Inspected> InspectFiles(const std::string& path, std::string_view why) {
+  MLA_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenFiles(path));
+  const TextReport report = ReadTextReport(path, checkpoint.gguf(), /*bos_id=*/-1, {});
+  Inspected result;
+  result.json = {{"model", path}, {"problem", why}};
+  AddStored(checkpoint, result.json);
+  AddTextReport(report, result.json);
+  result.text = Concat(path, ": not a model that mla runs: ", OneLine(why),
+                       "\nformat: ", DescribeFormat(checkpoint), "\n\n", StoredText(checkpoint),
+                       "\n", TextReportText(report));
+  return result;
+}
+
+Status Inspect(const InspectFlags& flags) {
+  const std::string& path = flags.session.model;
+  if (flags.chat_template) return PrintTemplates(path);
+  Json json;
+  std::string text;
+  if (!path.empty()) {
+    const Result<std::unique_ptr<Model>> model = LoadModel(path);
+    // A download can be looked at whether it can be run or not.
+    const bool runs = model.ok() || model.error().code != ErrorCode::kUnsupported;
+    if (runs && !model.ok()) return model.error();
+    MLA_ASSIGN_OR_RETURN(Inspected inspected,
+                         runs ? InspectModel(flags, **model) : InspectFiles(path, model.message()));
+    json = std::move(inspected.json);
+    text = std::move(inspected.text);
   }
   if (flags.system) {
     MLA_ASSIGN_OR_RETURN(json["system"], SystemJson());

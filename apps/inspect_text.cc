@@ -14,8 +14,8 @@
 namespace mla {
 namespace {
 
-std::string DescribeTokenizer(const Model& model, const std::string& path) {
-  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+std::string DescribeTokenizer(const std::string& path, const GgufFile* gguf) {
+  if (gguf != nullptr) {
     const auto kind = gguf->GetStringOr("tokenizer.ggml.model", "none");
     const auto pre = gguf->GetStringOr("tokenizer.ggml.pre", "");
     std::string text = "GGUF";
@@ -31,18 +31,18 @@ std::string DescribeTokenizer(const Model& model, const std::string& path) {
 }
 
 // The ids that files name for a purpose, by their text.
-void AddRoles(const Tokenizer& tokenizer, const Model& model, const std::string& path,
-              const std::vector<int32_t>& stop_ids, TextReport& report) {
+void AddRoles(const Tokenizer& tokenizer, const std::string& path, const GgufFile* gguf,
+              int32_t bos_id, const std::vector<int32_t>& stop_ids, TextReport& report) {
   const auto add = [&](const std::string& role, int32_t id) {
     const std::pair<std::string, int32_t> entry(role, id);
     const bool known =
         std::find(report.roles.begin(), report.roles.end(), entry) != report.roles.end();
     if (id >= 0 && tokenizer.HasId(id) && !known) report.roles.push_back(entry);
   };
-  add("bos", tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : model.spec().bos_id);
+  add("bos", tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : bos_id);
   for (const int32_t id : tokenizer.eos_ids()) add("eos", id);
   for (const int32_t id : stop_ids) add("eos", id);
-  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+  if (gguf != nullptr) {
     for (const auto& [role, name] : {std::pair("unk", "unknown"), std::pair("pad", "padding")}) {
       const auto id = gguf->GetIntOr(Concat("tokenizer.ggml.", name, "_token_id"), -1, -1,
                                      tokenizer.vocab_size());
@@ -80,16 +80,16 @@ std::string Beginning(std::string_view text, int lines) {
 
 }  // namespace
 
-TextReport ReadTextReport(const Model& model, const std::string& path,
+TextReport ReadTextReport(const std::string& path, const GgufFile* gguf, int32_t bos_id,
                           const std::vector<int32_t>& stop_ids) {
   TextReport report;
   const Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(path);
   report.has_tokenizer = tokenizer.ok();
   report.tokenizer =
-      tokenizer.ok() ? DescribeTokenizer(model, path) : std::string(tokenizer.message());
+      tokenizer.ok() ? DescribeTokenizer(path, gguf) : std::string(tokenizer.message());
   if (tokenizer.ok()) {
     report.tokens = (*tokenizer)->vocab_size();
-    AddRoles(**tokenizer, model, path, stop_ids, report);
+    AddRoles(**tokenizer, path, gguf, bos_id, stop_ids, report);
     for (int32_t id = 0; id < report.tokens; ++id) {
       if (!(*tokenizer)->HasId(id) || !(*tokenizer)->IsSpecial(id)) continue;
       report.specials.emplace_back(id, *(*tokenizer)->IdToPiece(id));

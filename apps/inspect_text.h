@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "io/chat_template/chat_template.h"
-#include "model/model.h"
+#include "io/gguf.h"
 
 namespace mla {
 
@@ -23,8 +23,9 @@ struct TextReport {
   std::string template_problem;                           // why `mla chat` cannot use them
 };
 
-// Never fails: what cannot be read is said in the report.
-TextReport ReadTextReport(const Model& model, const std::string& path,
+// Of the model at `path`, which is `gguf` if it is a GGUF file. bos_id (-1: none) and stop_ids are
+// what the model's configs name. Never fails: what cannot be read is said in the report.
+TextReport ReadTextReport(const std::string& path, const GgufFile* gguf, int32_t bos_id,
                           const std::vector<int32_t>& stop_ids);
 
 std::string TextReportText(const TextReport& report);

@@ -76,8 +76,9 @@ struct StoredPart {
 };
 
 // Of a GGUF file the file's own tensors, stacked as they are and before any conversion.
-void VisitStored(const Model& model, const std::function<void(const StoredPart&)>& visit) {
-  if (const GgufFile* gguf = model.checkpoint().gguf()) {
+void VisitStored(const Checkpoint& checkpoint,
+                 const std::function<void(const StoredPart&)>& visit) {
+  if (const GgufFile* gguf = checkpoint.gguf()) {
     for (const GgufTensor& tensor : gguf->tensors()) {
       int64_t numbers = 1;
       for (const int64_t dim : tensor.shape) numbers *= dim;
@@ -86,7 +87,7 @@ void VisitStored(const Model& model, const std::function<void(const StoredPart&)
     }
     return;
   }
-  for (const StoredTensor* tensor : model.checkpoint().tensors()) {
+  for (const StoredTensor* tensor : checkpoint.tensors()) {
     visit({tensor->name, StoredDTypeName(tensor->dtype), NumElements(*tensor),
            std::ssize(tensor->data), tensor->dtype == StoredDType::kF8E4M3});
   }
@@ -143,9 +144,9 @@ std::string Describe(const MlpSpec& mlp) {
 
 }  // namespace
 
-std::map<std::string, StoredKind> CountStored(const Model& model) {
+std::map<std::string, StoredKind> CountStored(const Checkpoint& checkpoint) {
   std::map<std::string, StoredKind> kinds;
-  VisitStored(model, [&](const StoredPart& part) {
+  VisitStored(checkpoint, [&](const StoredPart& part) {
     StoredKind& kind = kinds[std::string(part.type)];
     ++kind.tensors;
     kind.numbers += part.numbers;
@@ -154,10 +155,10 @@ std::map<std::string, StoredKind> CountStored(const Model& model) {
   return kinds;
 }
 
-std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model) {
+std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Checkpoint& checkpoint) {
   std::map<std::string, std::map<std::string, int64_t>> kinds;
   bool quantised = false;
-  VisitStored(model, [&](const StoredPart& part) {
+  VisitStored(checkpoint, [&](const StoredPart& part) {
     ++kinds[KindOf(part.name)][std::string(part.type)];
     quantised = quantised || part.quantised;
   });

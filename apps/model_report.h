@@ -1,4 +1,4 @@
-// What a loaded model is made of, beside what model/accounting.h counts.
+// What a model, and the files of one, are made of, beside what model/accounting.h counts.
 #ifndef MLA_APPS_MODEL_REPORT_H_
 #define MLA_APPS_MODEL_REPORT_H_
 
@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/checkpoint.h"
 #include "model/model.h"
 
 namespace mla {
@@ -16,12 +17,12 @@ namespace mla {
 struct StoredKind {
   int64_t tensors = 0, numbers = 0, bytes = 0;
 };
-std::map<std::string, StoredKind> CountStored(const Model& model);
+std::map<std::string, StoredKind> CountStored(const Checkpoint& checkpoint);
 
 // How many tensors of each element type there are of each kind: a kind is a name without its layer
 // and expert, "self_attn.q_b_proj" or "mlp.experts.*.up_proj", in the file's words. Empty if
 // nothing is quantised.
-std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Model& model);
+std::map<std::string, std::map<std::string, int64_t>> QuantisedKinds(const Checkpoint& checkpoint);
 
 // Tensors of the checkpoint that the model does not read.
 std::vector<const StoredTensor*> UnusedTensors(const Model& model);

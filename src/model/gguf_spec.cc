@@ -27,15 +27,13 @@ class SpecBuilder {
   Result<ModelSpec> Build() {
     MLA_ASSIGN_OR_RETURN(const std::string_view arch, file_.GetString("general.architecture"));
     arch_ = arch;
-    MLA_RETURN_IF_ERROR(ReadCommon());
-    if (arch_ == "deepseek2") {
-      MLA_RETURN_IF_ERROR(ReadDeepseek());
-    } else if (arch_ == "llama" || arch_ == "qwen2" || arch_ == "qwen3") {
-      MLA_RETURN_IF_ERROR(ReadGqa());
-    } else {
+    const bool is_mla = arch_ == "deepseek2";
+    if (!is_mla && arch_ != "llama" && arch_ != "qwen2" && arch_ != "qwen3") {
       return Unsupported(file_.path(), ": general.architecture is ", Quote(arch_),
                          ", want one of deepseek2, llama, qwen2, qwen3");
     }
+    MLA_RETURN_IF_ERROR(ReadCommon());
+    MLA_RETURN_IF_ERROR(is_mla ? ReadDeepseek() : ReadGqa());
     MLA_RETURN_IF_ERROR(ReadRopeScaling());
     Result<ModelSpec> spec = ReadModelSpec(config_);
     if (!spec.ok()) return Renamed(spec.error());

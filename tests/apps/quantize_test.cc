@@ -160,6 +160,38 @@ TEST(InspectText, ShowsFormatTypesTokensAndTemplate) {
   }
 }
 
+// Of a model that cannot be run the files are shown all the same, and why it cannot.
+TEST(InspectText, ShowsTheFilesOfAModelThatIsNotSupported) {
+  const TempDir dir;
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
+    std::filesystem::copy(kModel + "/" + name, dir / name);
+  }
+  const std::string file = dir / "m.gguf";
+  ASSERT_EQ(RunMla(Quantize(dir.path(), file, "q8_0")).status, 0);
+  Json config = Json::parse(ReadAll(kModel + "/config.json"));
+  config["model_type"] = "gemma9";
+  dir.Write("config.json", config.dump());
+  // The architecture of the GGUF file, in place: of the same length.
+  std::string bytes = ReadAll(file);
+  bytes.replace(bytes.find("deepseek2"), 9, "gemma9999");
+  dir.Write("m.gguf", bytes);
+  for (const auto& [model, type] :
+       {std::pair(dir.path(), "gemma9"), std::pair(file, "gemma9999")}) {
+    SCOPED_TRACE(model);
+    const ProcessResult text = RunMla({"inspect", model});
+    ASSERT_EQ(text.status, 0) << text.err;
+    EXPECT_TRUE(Contains(text.out, ": not a model that mla runs: ")) << text.out;
+    EXPECT_TRUE(Contains(text.out, type));
+    EXPECT_TRUE(Contains(text.out, "4,096 tokens, 3 special")) << text.out;
+    const Json json = RunJson({"inspect", model, "--json"});
+    EXPECT_TRUE(Contains(json["problem"].get<std::string>(), type));
+    EXPECT_GT(json["stored_bytes"], 1000000);
+  }
+  // Anything else that is wrong stays an error.
+  dir.Write("m.gguf", bytes.substr(0, bytes.size() / 2));
+  EXPECT_EQ(RunMla({"inspect", file}).status, 1);
+}
+
 TEST(InspectText, SaysWhatCannotBeUsed) {
   const TempDir dir;
   for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {

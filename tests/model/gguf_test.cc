@@ -273,16 +273,16 @@ TEST(GgufModel, RefusesMetadataThatDoNotFit) {
   GgufBytes file;
   refuses(file, "general.architecture is missing");
   refuses(GgufBytes().Str("general.architecture", "llama"), "\"token_embd.weight\" is missing");
-  file.Str("general.architecture", "mamba");
+  refuses(GgufBytes().Str("general.architecture", "mamba"),
+          "general.architecture is \"mamba\", want one of deepseek2, llama, qwen2, qwen3");
+  file.Str("general.architecture", "llama");
   file.Tensor("token_embd.weight", {4, 8}, kF32, std::string(128, '\0'));
-  file.U32("mamba.embedding_length", 4).U32("mamba.attention.head_count", 2);
-  refuses(file, "mamba.context_length is missing");
-  file.U32("mamba.context_length", 64).F32("mamba.attention.layer_norm_rms_epsilon", 1e-5F);
+  file.U32("llama.embedding_length", 4).U32("llama.attention.head_count", 2);
+  refuses(file, "llama.context_length is missing");
+  file.U32("llama.context_length", 64).F32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
   GgufBytes zero = file, huge = file;
-  refuses(zero.U32("mamba.block_count", 0), "mamba.block_count is 0, want an integer from 1");
-  refuses(huge.U32("mamba.block_count", ~0u), "mamba.block_count is 4294967295");
-  file.U32("mamba.block_count", 1);
-  refuses(file, "general.architecture is \"mamba\", want one of deepseek2, llama, qwen2, qwen3");
+  refuses(zero.U32("llama.block_count", 0), "llama.block_count is 0, want an integer from 1");
+  refuses(huge.U32("llama.block_count", ~0u), "llama.block_count is 4294967295");
 }
 
 // A good file, with one number of its metadata replaced.
