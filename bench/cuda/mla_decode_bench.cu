@@ -105,13 +105,13 @@ double TimeGraph(cudaStream_t stream, const Work& work) {
   return us;
 }
 
-double ReadBandwidth(cudaStream_t stream) {  // bytes per second
+double ReadBandwidth(int num_sms, cudaStream_t stream) {  // bytes per second
   constexpr int64_t kBytes = int64_t{4} << 30;
   auto* memory = Allocate<uint8_t>(kBytes);
   auto* sink = Allocate<uint32_t>(1);
   Check(cudaMemset(memory, 1, kBytes), "memset");
   const double us = TimeGraph(stream, [&] {
-    ReadAll<<<132 * 16, 512, 0, stream>>>(reinterpret_cast<uint4*>(memory), kBytes / 16, sink);
+    ReadAll<<<num_sms * 16, 512, 0, stream>>>(reinterpret_cast<uint4*>(memory), kBytes / 16, sink);
   });
   Check(cudaFree(memory), "free");
   Check(cudaFree(sink), "free");
@@ -294,7 +294,7 @@ int Main(int argc, char** argv) {
   if (!devices.ok()) Check(Status(devices.error()));
   cudaStream_t stream;
   Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
-  const double bandwidth = ReadBandwidth(stream);
+  const double bandwidth = ReadBandwidth((*devices)[0].num_sms, stream);
   if (options.csv) {
     std::printf("batch,s_q,heads,kv_len,us,tflops,gbps,floor_pct\n");
   } else {

@@ -37,7 +37,8 @@ Result<std::vector<DeviceInfo>> Devices();
 struct CudaContext {
   Stream stream = nullptr;
   // The result of a sequence does not depend on the other sequences of the call: its keys are cut
-  // by its own length alone. Costs some balance. Results are deterministic in either mode.
+  // by its own length alone. Costs some balance and a larger workspace. Results are deterministic
+  // in either mode.
   bool batch_invariant = false;
   // Runs this kernel and no other; an error if it refuses. Empty: the first that accepts.
   std::string_view kernel;
@@ -92,7 +93,8 @@ Result<MlaDecodeSizes> MlaDecodeMemory(const MlaDecodeArgs& args, const CudaCont
 // before MlaDecode whenever the lengths have changed. Enqueues one small kernel.
 Status MlaDecodeSchedule(const MlaDecodeArgs& args, const CudaContext& context);
 
-// Attends. Reads args.schedule, made for the same shapes, lengths and context.
+// Attends. Reads args.schedule, made for the same lengths and context and for tensors of the same
+// types, shapes, strides and alignment: these choose the kernel, and a schedule is of one kernel.
 Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context);
 
 // Which kernel a call would run on the current device, and why those before it refuse.

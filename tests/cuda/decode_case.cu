@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "cuda/decode_case.h"
+#include "support/tolerance.h"
 
 namespace mla::test {
 namespace {
@@ -407,8 +408,6 @@ DecodeResult DecodeReference(const DecodeCase& c) {
 }
 
 std::string CompareDecode(const DecodeCase& c, const DecodeResult& got, const DecodeResult& want) {
-  // out: |got - want| <= 8e-4 + 2/128 |want|, and 1 - cosine <= 5e-6 over the whole of it; fp16 has
-  // three bits more, its rounding is within the same. lse: 1e-6 + 8/65536 |want|.
   if (got.out.size() != want.out.size() || got.lse.size() != want.lse.size()) {
     return Concat(c.ToString(), ": sizes differ");
   }
@@ -416,7 +415,7 @@ std::string CompareDecode(const DecodeCase& c, const DecodeResult& got, const De
   size_t worst_at = 0;
   for (size_t i = 0; i < got.out.size(); ++i) {
     const double error = std::abs(got.out[i] - want.out[i]);
-    const double share = error / (8e-4 + 2.0 / 128 * std::abs(want.out[i]));
+    const double share = error / kMlaDecodeOut.Limit(std::abs(want.out[i]));
     if (!(share <= worst)) {
       worst = std::isnan(share) ? INFINITY : share;
       worst_at = i;
@@ -430,13 +429,13 @@ std::string CompareDecode(const DecodeCase& c, const DecodeResult& got, const De
                   worst_at % c.d_v, ") is ", got.out[worst_at], ", want ", want.out[worst_at]);
   }
   const double squares = got_square + want_square;
-  if (squares > 0 && 1 - 2 * dot / squares > 5e-6) {
+  if (squares > 0 && 1 - 2 * dot / squares > kMlaDecodeCosine) {
     return Concat(c.ToString(), ": 1 - cosine is ", 1 - 2 * dot / squares);
   }
   for (size_t i = 0; i < got.lse.size(); ++i) {
     if (got.lse[i] == want.lse[i]) continue;  // both -inf
     const double error = std::abs(got.lse[i] - want.lse[i]);
-    if (!(error <= 1e-6 + 8.0 / 65536 * std::abs(want.lse[i]))) {
+    if (!(error <= kMlaDecodeLse.Limit(std::abs(want.lse[i])))) {
       return Concat(c.ToString(), ": lse[", i, "] is ", got.lse[i], ", want ", want.lse[i]);
     }
   }

@@ -175,7 +175,9 @@ TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
     const DecodeResult first = memory.Results();
     for (int i = 0; i < 5; ++i) {
       ASSERT_TRUE(memory.Run(context).ok());
-      EXPECT_EQ(memory.Results().out, first.out) << kernel;
+      const DecodeResult again = memory.Results();
+      EXPECT_EQ(again.out, first.out) << kernel;
+      EXPECT_EQ(again.lse, first.lse) << kernel;
     }
   }
 }

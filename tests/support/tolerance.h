@@ -35,6 +35,12 @@ inline Tolerance ToleranceFor(Operator op, ComputeMode mode) {
   return {};
 }
 
+// mla_decode on CUDA, bf16 and fp16, FP8 caches too (their reference reads the quantised values).
+// Cosine: 1 - 2 a.b / (a.a + b.b) over all of out.
+inline constexpr Tolerance kMlaDecodeOut = {8e-4, 2.0 / 128};
+inline constexpr Tolerance kMlaDecodeLse = {1e-6, 8.0 / 65536};
+inline constexpr double kMlaDecodeCosine = 5e-6;
+
 }  // namespace mla::test
 
 #endif  // MLA_TESTS_SUPPORT_TOLERANCE_H_

@@ -4,8 +4,8 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <string>
 
+#include "dispatch/cuda/choose.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/mla_decode/kernel.h"
 #include "kernels/cuda/mla_decode/schedule_kernel.h"
@@ -15,32 +15,6 @@ namespace mla::cuda {
 namespace {
 
 const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90, &kMlaDecodeSm80, &kMlaDecodePlain};
-
-std::string_view Refusal(const MlaDecodeKernel& kernel, const MlaDecodeArgs& args,
-                         const DeviceProperties& device, const CudaContext& context) {
-  if (!context.kernel.empty() && kernel.name != context.kernel) {
-    return "another kernel is asked for";
-  }
-  return kernel.refuses(args, device);
-}
-
-Error NoKernel(const MlaDecodeArgs& args, const DeviceProperties& device,
-               const CudaContext& context) {
-  std::string names, refusals;
-  for (const MlaDecodeKernel* kernel : kMlaDecode) {
-    if (!names.empty()) names += ", ";
-    names += kernel->name;
-    if (context.kernel.empty() || kernel->name == context.kernel) {
-      refusals += Concat(refusals.empty() ? "" : "; ", kernel->name,
-                         " refuses: ", kernel->refuses(args, device));
-    }
-  }
-  if (refusals.empty()) {
-    return InvalidArgument("mla_decode: no kernel is called ", context.kernel, ", want one of ",
-                           names);
-  }
-  return Unsupported("mla_decode: ", refusals);
-}
 
 // What a call has to know of itself, from its shapes alone.
 struct Call {
@@ -52,13 +26,8 @@ struct Call {
 Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
   Call call;
   MLA_ASSIGN_OR_RETURN(call.device, CurrentDevice());
-  for (const MlaDecodeKernel* kernel : kMlaDecode) {
-    if (Refusal(*kernel, args, call.device, context).empty()) {
-      call.kernel = kernel;
-      break;
-    }
-  }
-  if (call.kernel == nullptr) return NoKernel(args, call.device, context);
+  MLA_ASSIGN_OR_RETURN(
+      call.kernel, Choose<MlaDecodeKernel>("mla_decode", kMlaDecode, args, call.device, context));
   const int64_t rows = args.q.dim(1) * args.q.dim(2);
   const int64_t tile = call.kernel->row_tile(args, call.device);
   const int64_t resident =
@@ -163,11 +132,7 @@ Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
 Result<KernelVerdicts> ExplainMlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
   MLA_RETURN_IF_ERROR(ValidateShapes(args));
   MLA_ASSIGN_OR_RETURN(const DeviceProperties device, CurrentDevice());
-  KernelVerdicts verdicts;
-  for (const MlaDecodeKernel* kernel : kMlaDecode) {
-    verdicts.push_back({kernel->name, Refusal(*kernel, args, device, context)});
-  }
-  return verdicts;
+  return Judge<MlaDecodeKernel>(kMlaDecode, args, device, context);
 }
 
 }  // namespace mla::cuda

@@ -15,7 +15,6 @@ constexpr int kMaxDevices = 64;
 
 Result<DeviceProperties> ReadDevice(int index) {
   DeviceProperties device;
-  device.index = index;
   const auto attribute = [&](cudaDeviceAttr which, auto& value) {
     int number = 0;
     const cudaError_t error = cudaDeviceGetAttribute(&number, which, index);

@@ -10,7 +10,6 @@
 namespace mla::cuda {
 
 struct DeviceProperties {
-  int index = 0;
   int arch = 0;  // compute capability, 10 * major + minor
   int32_t num_sms = 0;
   size_t max_shared_bytes = 0;  // that one thread block can have, opted in

@@ -2,6 +2,8 @@
 // lse = log sum_i exp(lse_i). A unit of work is 128 columns of one row; a few warps share the
 // splits of a unit where there are many, since the reads of one warp would come one after another.
 #include <algorithm>
+#include <array>
+#include <atomic>
 
 #include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/mla_decode/schedule_kernel.h"
@@ -120,6 +122,21 @@ __global__ void __launch_bounds__(kWarps* kWarp) MergeKernel(const MlaDecodePara
   }
 }
 
+// Whether the code that runs on this device waits for the kernel before it (the condition in
+// MergeKernel): code that was compiled from older PTX does not, and must not be started early.
+bool WaitsOnDevice() {
+  constexpr int kMaxDevices = 64;
+  static std::array<std::atomic<int>, kMaxDevices> known{};  // 0: not asked yet, 1: no, 2: yes
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return false;
+  if (known[device] == 0) {
+    cudaFuncAttributes attributes = {};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, MergeKernel<__half, 1>);
+    known[device] = error == cudaSuccess && attributes.ptxVersion >= 90 ? 2 : 1;
+  }
+  return known[device] == 2;
+}
+
 template <typename T>
 auto KernelFor(int team) {
   return team == 8   ? MergeKernel<T, 8>
@@ -154,7 +171,7 @@ cudaError_t LaunchMerge(const MlaDecodeParams& params, bool is_bf16, const Sched
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = WaitsOnDevice() ? 1 : 0;
   return is_bf16 ? cudaLaunchKernelEx(&config, KernelFor<__nv_bfloat16>(team), params)
                  : cudaLaunchKernelEx(&config, KernelFor<__half>(team), params);
 }

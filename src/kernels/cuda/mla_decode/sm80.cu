@@ -103,7 +103,6 @@ bool RowsAligned(const void* data, const ConstTensor& tensor, size_t bytes) {
 std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& device) {
   if (device.arch < kMinArch) return "needs compute capability 8.0 or later";
   const auto dtype = args.q.dtype();
-  if (dtype != DType::kBF16 && dtype != DType::kF16) return "q must be bf16 or f16";
   if (args.cache.dtype() != dtype) return "the cache must be of the type of q";
   const int64_t d_k = args.q.dim(3), d_v = args.kv_lora_rank;
   const bool wide = d_v == 512 && (d_k == 576 || d_k == 512);

@@ -48,14 +48,11 @@ bool IsCompiled(int64_t d_k, int64_t d_v) {
 
 std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& device) {
   if (device.arch != 90) return "needs compute capability 9.0";
-  if (args.q.dtype() != DType::kBF16 && args.q.dtype() != DType::kF16) {
-    return "q must be bf16 or f16";
-  }
   if (args.cache.dtype() != args.q.dtype()) return "the cache must be of the type of q";
   if (!IsCompiled(args.q.dim(3), args.kv_lora_rank)) {
     return "(d_k, d_v) must be (576, 512), (512, 512), (320, 256) or (288, 256)";
   }
-  if (!(args.scale > 0)) return "scale must be positive";
+  if (args.cache.dim(0) == 0) return "the cache has no pages";
   if (!Aligned(args.q.data(), kVectorBytes) || !StridesAligned(args.q, kVectorBytes)) {
     return "q and its strides must be multiples of 16 bytes";
   }
