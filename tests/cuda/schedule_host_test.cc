@@ -148,6 +148,16 @@ TEST(Schedule, SequencesThatFitTheirPartsAreNotSplit) {
   EXPECT_EQ(MostBlocks(schedule), 64);
 }
 
+// The first part has room for a block of the second sequence, or none: it leaves it alone.
+TEST(Schedule, NoSequenceIsBegunForLittle) {
+  for (const int32_t blocks : {60, 61, 62}) {
+    const Schedule schedule = Make({blocks * kBlockTokens, 60 * kBlockTokens, 60 * kBlockTokens},
+                                   {.num_seqs = 3, .num_parts = 3, .max_kv_len = 4096});
+    EXPECT_EQ(schedule.merges.size(), 0u) << blocks;
+    EXPECT_EQ(MostBlocks(schedule), blocks) << blocks;
+  }
+}
+
 TEST(Schedule, LengthsPastThePageTableAreCut) {
   const ScheduleShape shape = {.num_seqs = 2, .num_parts = 4, .max_kv_len = 128};
   const Schedule schedule = Make({1 << 30, -5}, shape);
