@@ -1,11 +1,12 @@
 // mla_decode at the published shapes, against the read bandwidth of this device.
 //
-//   mla_decode_bench [--kernel NAME] [--heads LIST] [--batch LIST] [--csv] [--schedule]
+//   mla_decode_bench [--kernel NAME] [--fp8] [--heads LIST] [--batch LIST] [--csv] [--schedule]
 //                    [--matrix-peak TFLOPS] [--point BATCH,S_Q,HEADS,KV_LEN]
 //
 // Each figure: a CUDA graph of at least 16 calls rotating over caches that together exceed 300 MB
 // (several times the L2), median of 9 replays, time per call. GB/s counts the cached tokens once,
-// q and out; TFLOP/s = 2 batch s_q heads (d_k + d_v) kv_len. --schedule puts the making of the
+// q and out; TFLOP/s = 2 batch s_q heads (d_k + d_v) kv_len. --fp8 has a cache of FP8 latents, the
+// scales of which are no powers of two. --schedule puts the making of the
 // schedule into every call; without it one schedule serves all, as it serves all layers of a step.
 // `floor` is the share of the bandwidth that a read of 4 GiB reaches in this run; with
 // --matrix-peak also that of the matrix units, and of the two the one that binds.
@@ -22,100 +23,32 @@
 #include <string>
 #include <vector>
 
+#include "bench.cuh"
 #include "mla/cuda.h"
 
 namespace mla {
 namespace {
 
 constexpr int32_t kDk = 576, kDv = 512, kPage = 64;
-constexpr int kReplays = 9;
-constexpr int64_t kRotateBytes = 300 << 20;
 
-void Check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "mla_decode_bench: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
-}
-void Check(const Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "mla_decode_bench: %s\n", std::string(status.message()).c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T* Allocate(int64_t count) {
-  void* memory = nullptr;
-  Check(cudaMalloc(&memory, std::max<int64_t>(count, 1) * sizeof(T)), "cudaMalloc");
-  return static_cast<T*>(memory);
-}
-
-__global__ void FillRandom(__nv_bfloat16* to, int64_t n, float scale, uint32_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    uint32_t h = static_cast<uint32_t>(i) * 0x9e3779b9u + seed;
-    h = (h ^ (h >> 16)) * 0x7feb352du;
-    h = (h ^ (h >> 15)) * 0x846ca68bu;
-    to[i] = __float2bfloat16((static_cast<float>(h >> 8) * 0x1p-23f - 1) * scale);
+// FP8 latents: any codes but NaN, scales of about 2^-11, k_pe as in a cache of bf16.
+__global__ void FillLatents(uint8_t* rows, int64_t n, uint32_t seed) {
+  for (int64_t token = blockIdx.x; token < n; token += gridDim.x) {
+    uint8_t* row = rows + token * cuda::kFp8LatentBytes;
+    for (int i = threadIdx.x; i < cuda::kFp8LatentBytes; i += blockDim.x) {
+      uint32_t h = (static_cast<uint32_t>(token) * 1031u + i) * 0x9e3779b9u + seed;
+      h = (h ^ (h >> 16)) * 0x7feb352du;
+      h ^= h >> 15;
+      if (i < cuda::kFp8LatentRank) {
+        row[i] = static_cast<uint8_t>((h & 0x7f) == 0x7f ? h & 0x80 : h & 0xff);
+      } else if (i < cuda::kFp8LatentRank + 16) {
+        if (i % 4 == 0) *reinterpret_cast<float*>(row + i) = (h >> 8) * 0x1p-36f + 0x1p-12f;
+      } else if (i % 2 == 0) {
+        *reinterpret_cast<__nv_bfloat16*>(row + i) =
+            __float2bfloat16((static_cast<float>(h >> 8) * 0x1p-23f - 1) * 0.2f);
+      }
+    }
   }
-}
-
-__global__ void ReadAll(const uint4* from, int64_t n, uint32_t* sink) {
-  uint32_t sum = 0;
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-#pragma unroll 8
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += step) {
-    const uint4 v = from[i];
-    sum += v.x ^ v.y ^ v.z ^ v.w;
-  }
-  if (sum == 0x12345678u) *sink = sum;
-}
-
-// Median time of a replay, in microseconds.
-double MedianReplay(cudaGraphExec_t graph, cudaStream_t stream) {
-  cudaEvent_t begin, end;
-  Check(cudaEventCreate(&begin), "event");
-  Check(cudaEventCreate(&end), "event");
-  std::vector<float> times;
-  for (int i = 0; i < kReplays + 2; ++i) {
-    Check(cudaEventRecord(begin, stream), "record");
-    Check(cudaGraphLaunch(graph, stream), "replay");
-    Check(cudaEventRecord(end, stream), "record");
-    Check(cudaStreamSynchronize(stream), "replay");
-    float ms = 0;
-    Check(cudaEventElapsedTime(&ms, begin, end), "elapsed time");
-    if (i >= 2) times.push_back(ms);
-  }
-  std::sort(times.begin(), times.end());
-  Check(cudaEventDestroy(begin), "event");
-  Check(cudaEventDestroy(end), "event");
-  return times[times.size() / 2] * 1e3;
-}
-
-template <typename Work>
-double TimeGraph(cudaStream_t stream, const Work& work) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  work();
-  Check(cudaStreamEndCapture(stream, &graph), "capture");
-  Check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  const double us = MedianReplay(exec, stream);
-  Check(cudaGraphExecDestroy(exec), "graph");
-  Check(cudaGraphDestroy(graph), "graph");
-  return us;
-}
-
-double ReadBandwidth(int num_sms, cudaStream_t stream) {  // bytes per second
-  constexpr int64_t kBytes = int64_t{4} << 30;
-  auto* memory = Allocate<uint8_t>(kBytes);
-  auto* sink = Allocate<uint32_t>(1);
-  Check(cudaMemset(memory, 1, kBytes), "memset");
-  const double us = TimeGraph(stream, [&] {
-    ReadAll<<<num_sms * 16, 512, 0, stream>>>(reinterpret_cast<uint4*>(memory), kBytes / 16, sink);
-  });
-  Check(cudaFree(memory), "free");
-  Check(cudaFree(sink), "free");
-  return kBytes / (us * 1e-6);
 }
 
 struct Point {
@@ -125,6 +58,7 @@ struct Point {
 struct Options {
   std::string kernel;
   std::vector<int> heads, batch;
+  bool fp8 = false;
   bool csv = false;
   bool schedule = false;
   double matrix_peak = 0;     // FLOP/s
@@ -161,20 +95,37 @@ std::vector<Point> Grid() {
   return grid;
 }
 
+int64_t TokenBytes(const Options& options) {
+  return options.fp8 ? cuda::kFp8LatentBytes : kDk * int64_t{sizeof(__nv_bfloat16)};
+}
+
+ConstTensor CacheView(const uint8_t* memory, int64_t pages, const Options& options) {
+  const Device gpu = {DeviceType::kCuda, 0};
+  if (options.fp8) {
+    return ConstTensor(memory, DType::kF8E4M3, {pages, kPage, cuda::kFp8LatentBytes}, gpu);
+  }
+  return ConstTensor(memory, DType::kBF16, {pages, kPage, kDk}, gpu);
+}
+
 // Time per call in microseconds.
 double TimePoint(const Point& p, const Options& options, cudaStream_t stream) {
   const int64_t pages_per_seq = (p.kv_len + kPage - 1) / kPage;
   const int64_t pages = pages_per_seq * p.batch;
-  const int64_t cache_elements = pages * kPage * kDk;
-  const auto rotate = static_cast<int>(kRotateBytes / (cache_elements * 2) + 1);
+  const int64_t cache_bytes = pages * kPage * TokenBytes(options);
+  const auto rotate = static_cast<int>(kRotateBytes / cache_bytes + 1);
   const int64_t q_elements = int64_t{p.batch} * p.s_q * p.heads * kDk;
   const int64_t out_elements = int64_t{p.batch} * p.s_q * p.heads * kDv;
 
-  auto* cache = Allocate<__nv_bfloat16>(cache_elements * rotate);
+  auto* cache = Allocate<uint8_t>(cache_bytes * rotate);
   auto* q = Allocate<__nv_bfloat16>(q_elements);
   auto* out = Allocate<__nv_bfloat16>(out_elements);
   auto* lse = Allocate<float>(int64_t{p.batch} * p.s_q * p.heads);
-  FillRandom<<<1024, 256>>>(cache, cache_elements * rotate, 0.2f, 1);
+  if (options.fp8) {
+    FillLatents<<<1024, 256>>>(cache, pages * kPage * rotate, 1);
+  } else {
+    FillRandom<<<1024, 256>>>(reinterpret_cast<__nv_bfloat16*>(cache), cache_bytes / 2 * rotate,
+                              0.2f, 1);
+  }
   FillRandom<<<256, 256>>>(q, q_elements, 1.0f, 2);
   std::vector<int32_t> table(pages);
   std::iota(table.begin(), table.end(), 0);
@@ -188,7 +139,7 @@ double TimePoint(const Point& p, const Options& options, cudaStream_t stream) {
   const Device gpu = {DeviceType::kCuda, 0};
   cuda::MlaDecodeArgs args;
   args.q = ConstTensor(q, DType::kBF16, {p.batch, p.s_q, p.heads, kDk}, gpu);
-  args.cache = ConstTensor(cache, DType::kBF16, {pages, kPage, kDk}, gpu);
+  args.cache = CacheView(cache, pages, options);
   args.kv_lens = lens_memory;
   args.page_table = table_memory;
   args.page_table_stride = pages_per_seq;
@@ -210,8 +161,7 @@ double TimePoint(const Point& p, const Options& options, cudaStream_t stream) {
   const double us = TimeGraph(stream, [&] {
     for (int i = 0; i < calls; ++i) {
       cuda::MlaDecodeArgs call = args;
-      call.cache = ConstTensor(cache + cache_elements * (i % rotate), DType::kBF16,
-                               {pages, kPage, kDk}, gpu);
+      call.cache = CacheView(cache + cache_bytes * (i % rotate), pages, options);
       if (options.schedule) Check(cuda::MlaDecodeSchedule(call, context));
       Check(cuda::MlaDecode(call, context));
     }
@@ -243,6 +193,8 @@ Options ParseOptions(int argc, char** argv) {
     const bool last = i + 1 == argc;
     if (flag == "--csv") {
       options.csv = true;
+    } else if (flag == "--fp8") {
+      options.fp8 = true;
     } else if (flag == "--schedule") {
       options.schedule = true;
     } else if (flag == "--kernel" && !last) {
@@ -262,9 +214,10 @@ Options ParseOptions(int argc, char** argv) {
     } else if (flag == "--matrix-peak" && !last) {
       options.matrix_peak = std::atof(argv[++i]) * 1e12;
     } else {
-      std::fprintf(stderr,
-                   "usage: mla_decode_bench [--kernel NAME] [--heads LIST] [--batch LIST] [--csv] "
-                   "[--schedule] [--matrix-peak TFLOPS] [--point BATCH,S_Q,HEADS,KV_LEN]\n");
+      std::fprintf(
+          stderr,
+          "usage: mla_decode_bench [--kernel NAME] [--fp8] [--heads LIST] [--batch LIST] "
+          "[--csv] [--schedule] [--matrix-peak TFLOPS] [--point BATCH,S_Q,HEADS,KV_LEN]\n");
       std::exit(flag == "--help" ? 0 : 1);
     }
   }
@@ -278,7 +231,8 @@ bool Wanted(const std::vector<int>& list, int value) {
 void Print(const Point& p, double us, double bandwidth, const Options& options) {
   const double pairs = double(p.batch) * p.s_q * p.heads;
   const double flops = 2 * pairs * (kDk + kDv) * p.kv_len;
-  const double bytes = 2.0 * (double(p.batch) * p.kv_len * kDk + pairs * (kDk + kDv));
+  const double bytes = double(p.batch) * p.kv_len * static_cast<double>(TokenBytes(options)) +
+                       2.0 * pairs * (kDk + kDv);
   double floor_us = bytes / bandwidth * 1e6;
   if (options.matrix_peak > 0) floor_us = std::max(floor_us, flops / options.matrix_peak * 1e6);
   std::printf(options.csv ? "%d,%d,%d,%d,%.2f,%.1f,%.0f,%.1f\n"

@@ -75,8 +75,10 @@ struct MlaDecodeArgs {
   Tensor lse;  // [num_seqs, s_q, heads] f32, natural logarithm, any strides; may be absent
 
   // Device memory of at least the sizes that MlaDecodeMemory gives, 256-byte aligned. The schedule
-  // is written by MlaDecodeSchedule and read by MlaDecode: one serves every layer of a step, as
-  // long as the lengths and the shapes stay. The workspace holds nothing between calls.
+  // is written by MlaDecodeSchedule and used by MlaDecode: one serves every layer of a step, as
+  // long as the lengths and the shapes stay. Calls with the same schedule must follow each other,
+  // on one stream or ordered by events: it also holds the counts by which the thread blocks of a
+  // call find each other. The workspace holds nothing between calls.
   void* schedule = nullptr;
   void* workspace = nullptr;
 };
@@ -93,7 +95,7 @@ Result<MlaDecodeSizes> MlaDecodeMemory(const MlaDecodeArgs& args, const CudaCont
 // before MlaDecode whenever the lengths have changed. Enqueues one small kernel.
 Status MlaDecodeSchedule(const MlaDecodeArgs& args, const CudaContext& context);
 
-// Attends. Reads args.schedule, made for the same lengths and context and for tensors of the same
+// Attends. Uses args.schedule, made for the same lengths and context and for tensors of the same
 // types, shapes, strides and alignment: these choose the kernel, and a schedule is of one kernel.
 Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context);
 

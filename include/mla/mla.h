@@ -150,6 +150,50 @@ typedef struct mla_verdicts {
 
 MLA_API mla_status mla_decode_explain(const mla_decode_args* args, mla_verdicts* verdicts);
 
+/* --- around a decode step ---------------------------------------------------------------- */
+
+/* Which elements of a head rotate together: (x0, x1), (x2, x3), ... or (x_i, x_{i + d/2}). */
+enum mla_rope_pairing { MLA_ROPE_INTERLEAVED = 0, MLA_ROPE_HALVES = 1 };
+
+/* Rotates a step's queries and keys and appends its latents to the paged cache (MlaAppendArgs in
+ * mla/cuda.h). All tensors and arrays lie on one device. On the CPU the tensors of the step are
+ * f32, the cache is f32, bf16 or f16 with pages that follow each other, and the slots are checked.
+ */
+typedef struct mla_append_args {
+  size_t size;
+  const mla_tensor* c_kv;   /* [tokens, kv_lora_rank]: normalised */
+  const mla_tensor* k_pe;   /* [tokens, qk_rope_head_dim], not rotated */
+  const mla_tensor* q_pe;   /* [tokens, heads, qk_rope_head_dim], rotated in place; may be absent */
+  const mla_tensor* cache;  /* [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]; on CUDA also
+                               the FP8 latent */
+  const int32_t* positions; /* [tokens] */
+  const int64_t* slots;     /* [tokens]: page * page_size + offset; < 0: not cached */
+  const float* inv_freq;    /* [qk_rope_head_dim / 2] */
+  float magnitude;          /* of cos and sin; 0: 1 */
+  int32_t pairing;          /* enum mla_rope_pairing */
+  void* stream;             /* on a CUDA device, where the call only enqueues */
+  int32_t num_threads;      /* on the CPU; 0: as many as this process may use */
+} mla_append_args;
+
+MLA_API mla_status mla_append(const mla_append_args* args);
+
+/* Per-head products y[t, h, :] = W[h] x[t, h, :]: W_UK into the query, W_UV out of the latent
+ * (HeadLinearArgs in mla/cuda.h; on the CPU in mla/linear.h, where x and y are f32). */
+typedef struct mla_head_linear_args {
+  size_t size;
+  const mla_tensor* x; /* [tokens, heads, in] */
+  const mla_tensor* w; /* [heads, out, in]; one of the two inner strides is 1 */
+  const mla_tensor* y; /* [tokens, heads, out] */
+  const char* kernel;  /* runs this kernel and no other; null: the first that accepts */
+  void* stream;        /* on a CUDA device, where the call only enqueues */
+  int32_t num_threads; /* on the CPU; 0: as many as this process may use */
+  int32_t compute;     /* on the CPU: enum mla_compute */
+} mla_head_linear_args;
+
+MLA_API mla_status mla_head_linear(const mla_head_linear_args* args);
+MLA_API mla_status mla_head_linear_explain(const mla_head_linear_args* args,
+                                           mla_verdicts* verdicts);
+
 /* --- on the CPU -------------------------------------------------------------------------- */
 
 /* MlaAbsorbedArgs in mla/attention.h: a ragged batch, for prefill and decode. */

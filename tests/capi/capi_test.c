@@ -260,6 +260,70 @@ static void test_merge(void) {
   EXPECT_REFUSED(mla_merge(&args), MLA_INVALID_ARGUMENT, "part_lse");
 }
 
+/* Two tokens and one that is not cached, turned by half a circle: signs change. */
+static void test_append(void) {
+  const int64_t c_dims[] = {3, 2}, k_dims[] = {3, 2}, q_dims[] = {3, 1, 2};
+  const int64_t slab_dims[] = {2, 2, 4};
+  const int32_t positions[3] = {0, 1, 1};
+  const int64_t slots[3] = {3, 0, -1};
+  const float inv_freq[1] = {3.14159265F};
+  float c[3][2] = {{1, 2}, {3, 4}, {5, 6}}, k[3][2] = {{7, 8}, {9, 10}, {11, 12}};
+  float turned[3][2] = {{1, 2}, {3, 4}, {5, 6}}, slab[2][2][4] = {{{0}}};
+  mla_tensor c_kv = tensor(c, MLA_F32, 2, c_dims), k_pe = tensor(k, MLA_F32, 2, k_dims);
+  mla_tensor q_pe = tensor(turned, MLA_F32, 3, q_dims), pages = tensor(slab, MLA_F32, 3, slab_dims);
+  mla_append_args args = {0};
+  args.size = sizeof(args);
+  args.c_kv = &c_kv;
+  args.k_pe = &k_pe;
+  args.q_pe = &q_pe;
+  args.cache = &pages;
+  args.positions = positions;
+  args.slots = slots;
+  args.inv_freq = inv_freq;
+  EXPECT(mla_append(&args) == MLA_OK);
+  EXPECT(slab[1][1][0] == 1 && slab[1][1][1] == 2 && slab[1][1][2] == 7 && slab[1][1][3] == 8);
+  EXPECT(slab[0][0][0] == 3 && fabsf(slab[0][0][2] + 9) < 1e-4F && slab[0][1][0] == 0);
+  EXPECT(turned[0][0] == 1 && fabsf(turned[1][0] + 3) < 1e-4F && fabsf(turned[2][1] + 6) < 1e-4F);
+  args.magnitude = 2;
+  args.pairing = MLA_ROPE_HALVES;
+  EXPECT(mla_append(&args) == MLA_OK);
+  EXPECT(slab[1][1][2] == 14);
+  args.pairing = 2;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "pairing is 2");
+  args.pairing = 0;
+  args.slots = NULL;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "slots");
+  args.slots = slots;
+  pages.dims[2] = 3;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "cache has shape");
+  pages.device_type = MLA_CUDA;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "is on CUDA device 0");
+}
+
+static void test_head_linear(void) {
+  const int64_t x_dims[] = {2, 2, 3}, w_dims[] = {2, 1, 3}, y_dims[] = {2, 2, 1};
+  float xs[2][2][3] = {{{1, 2, 3}, {4, 5, 6}}, {{1, 0, 0}, {0, 1, 0}}};
+  float ws[2][1][3] = {{{1, 1, 1}}, {{1, 10, 100}}}, ys[2][2][1] = {{{0}}};
+  mla_tensor x = tensor(xs, MLA_F32, 3, x_dims), w = tensor(ws, MLA_F32, 3, w_dims);
+  mla_tensor y = tensor(ys, MLA_F32, 3, y_dims);
+  mla_head_linear_args args = {0};
+  mla_verdicts verdicts = {0};
+  args.size = sizeof(args);
+  args.x = &x;
+  args.w = &w;
+  args.y = &y;
+  EXPECT(mla_head_linear(&args) == MLA_OK);
+  EXPECT(ys[0][0][0] == 6 && ys[0][1][0] == 654 && ys[1][0][0] == 1 && ys[1][1][0] == 10);
+  verdicts.size = sizeof(verdicts);
+  EXPECT(mla_head_linear_explain(&args, &verdicts) == MLA_OK);
+  EXPECT(verdicts.count >= 1 && verdicts.items[verdicts.count - 1].refusal[0] == '\0');
+  args.kernel = "no_such";
+  EXPECT_REFUSED(mla_head_linear(&args), MLA_INVALID_ARGUMENT, "no kernel is called no_such");
+  args.kernel = NULL;
+  w.dims[0] = 1;
+  EXPECT_REFUSED(mla_head_linear(&args), MLA_INVALID_ARGUMENT, "w has shape");
+}
+
 static void test_explain(void) {
   fixture f;
   mla_verdicts verdicts = {0};
@@ -361,6 +425,8 @@ int main(void) {
   test_strides();
   test_absorbed();
   test_merge();
+  test_append();
+  test_head_linear();
   test_explain();
   test_refusals();
   if (failures == 0) printf("capi: passed\n");

@@ -75,9 +75,14 @@ __global__ void FillQueries(T* q, int64_t seq_stride, int64_t token_stride, int6
   }
 }
 
+// In the seed of keys: scales are powers of two.
+constexpr uint32_t kPowerScales = 1u << 31;
+uint32_t KeySeed(const DecodeCase& c) { return c.seed | (c.power_scales ? kPowerScales : 0); }
+
 // One FP8 group has one scale, of about a 300th of the largest value there can be.
 __device__ float GroupScale(uint32_t seed, uint32_t seq, uint32_t token, uint32_t group) {
-  return (1 + fabsf(Normal(seed + 99u, seq, token, group))) / 600;
+  const float scale = (1 + fabsf(Normal(seed + 99u, seq, token, group))) / 600;
+  return (seed & kPowerScales) != 0 ? exp2f(ceilf(log2f(scale))) : scale;
 }
 __device__ __nv_fp8_e4m3 Code(uint32_t seed, uint32_t seq, uint32_t token, uint32_t d) {
   return __nv_fp8_e4m3(KeyValue(seed, seq, token, d) / GroupScale(seed, seq, token, d / 128));
@@ -216,9 +221,10 @@ void DeviceBuffer::CopyTo(void* host, size_t bytes) const {
 }
 
 std::string DecodeCase::ToString() const {
-  std::string text = Concat(DTypeName(dtype), fp8 ? " over fp8" : "", " heads ", heads, " s_q ",
-                            s_q, " d ", d_k, "/", d_v, " page ", page_size, causal ? "" : " full",
-                            strided ? " strided" : "", with_lse ? "" : " no lse", " kv");
+  std::string text =
+      Concat(DTypeName(dtype), fp8 ? " over fp8" : "", power_scales ? " with powers" : "",
+             " heads ", heads, " s_q ", s_q, " d ", d_k, "/", d_v, " page ", page_size,
+             causal ? "" : " full", strided ? " strided" : "", with_lse ? "" : " no lse", " kv");
   for (size_t i = 0; i < std::min<size_t>(kv_lens.size(), 8); ++i) {
     text += Concat(" ", kv_lens[i]);
   }
@@ -296,11 +302,11 @@ DecodeMemory::DecodeMemory(const DecodeCase& c) : case_(c) {
   if (seqs > 0 && c.dtype == DType::kBF16) {
     FillQueries<<<rows, kThreads>>>(q_.as<__nv_bfloat16>(), q_seq, q_token, q_head, c.heads, c.d_k,
                                     c.seed);
-    FillKeys<__nv_bfloat16><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, c.seed);
+    FillKeys<__nv_bfloat16><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, KeySeed(c));
   } else if (seqs > 0) {
     FillQueries<<<rows, kThreads>>>(q_.as<__half>(), q_seq, q_token, q_head, c.heads, c.d_k,
                                     c.seed);
-    FillKeys<__half><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, c.seed);
+    FillKeys<__half><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, KeySeed(c));
   }
   Check(cudaDeviceSynchronize(), "filling the memory of a case");
 }
@@ -391,7 +397,8 @@ DecodeResult DecodeReference(const DecodeCase& c) {
   const dim3 tokens(512, static_cast<unsigned>(seqs));
   DeviceBuffer keys(seqs * max_kv * c.d_k * 8);
   const auto run = [&](auto fill, auto attend) {
-    fill<<<tokens, kThreads>>>(keys.as<double>(), max_kv, lens.as<int32_t>(), c.d_k, c.fp8, c.seed);
+    fill<<<tokens, kThreads>>>(keys.as<double>(), max_kv, lens.as<int32_t>(), c.d_k, c.fp8,
+                               KeySeed(c));
     attend<<<grid, kThreads>>>(lens.as<int32_t>(), c.s_q, c.heads, c.d_k, c.d_v, ScaleOf(c),
                                c.causal, c.seed, keys.as<double>(), scores.as<double>(), max_kv,
                                out.as<double>(), lse.as<double>());
@@ -432,10 +439,11 @@ std::string CompareDecode(const DecodeCase& c, const DecodeResult& got, const De
   if (squares > 0 && 1 - 2 * dot / squares > kMlaDecodeCosine) {
     return Concat(c.ToString(), ": 1 - cosine is ", 1 - 2 * dot / squares);
   }
+  const Tolerance limit = c.fp8 && !c.power_scales ? kMlaDecodeFp8Lse : kMlaDecodeLse;
   for (size_t i = 0; i < got.lse.size(); ++i) {
     if (got.lse[i] == want.lse[i]) continue;  // both -inf
     const double error = std::abs(got.lse[i] - want.lse[i]);
-    if (!(error <= kMlaDecodeLse.Limit(std::abs(want.lse[i])))) {
+    if (!(error <= limit.Limit(std::abs(want.lse[i])))) {
       return Concat(c.ToString(), ": lse[", i, "] is ", got.lse[i], ", want ", want.lse[i]);
     }
   }

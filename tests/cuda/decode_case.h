@@ -45,7 +45,8 @@ struct DecodeCase {
   int32_t page_size = 64;
   std::vector<int32_t> kv_lens = {1};
   DType dtype = DType::kBF16;
-  bool fp8 = false;  // the cache is of FP8 latents, with scales that are no powers of two
+  bool fp8 = false;           // the cache is of FP8 latents
+  bool power_scales = false;  // their scales are powers of two
   bool causal = true;
   bool strided = false;  // gaps between the rows of q, out, lse and between cache tokens
   bool with_lse = true;
@@ -80,6 +81,8 @@ class DecodeMemory {
 
   // New lengths, none longer than those of the case, in place.
   void SetLengths(const std::vector<int32_t>& kv_lens);
+  // How many entries the row of the page table holds, no more than at first; of one sequence.
+  void SetPagesPerRow(int64_t pages) { args_.page_table_stride = pages; }
 
   // What the kernels wrote. Gaps that were written to are an error of the test.
   DecodeResult Results() const;

@@ -314,7 +314,9 @@ def decode(
         q: [num_seqs, s_q, heads, d_k]: [q_lat ; q_pe], bfloat16 or float16; on the CPU float32
             too.
         cache: [num_pages, page_size, d_k]: [c_kv ; k_pe], of the type of q; pages of 1 to 256
-            tokens.
+            tokens. On a GPU, for d_k 576 and kv_lora_rank 512, also [num_pages, page_size, 656]
+            uint8, FP8 latents: 512 codes in e4m3, the scales of each 128 of them in float32, then
+            k_pe in bfloat16.
         page_table: [num_seqs, pages] int32: page ids. Entries past a sequence's last page are not
             read.
         kv_lens: [num_seqs] int32: tokens in the cache, those of this step included. May be 0.

@@ -90,6 +90,36 @@ class Verdicts(ctypes.Structure):
     ]
 
 
+class AppendArgs(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("c_kv", _TensorPointer),
+        ("k_pe", _TensorPointer),
+        ("q_pe", _TensorPointer),
+        ("cache", _TensorPointer),
+        ("positions", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("inv_freq", ctypes.c_void_p),
+        ("magnitude", ctypes.c_float),
+        ("pairing", ctypes.c_int32),
+        ("stream", ctypes.c_void_p),
+        ("num_threads", ctypes.c_int32),
+    ]
+
+
+class HeadLinearArgs(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("x", _TensorPointer),
+        ("w", _TensorPointer),
+        ("y", _TensorPointer),
+        ("kernel", ctypes.c_char_p),
+        ("stream", ctypes.c_void_p),
+        ("num_threads", ctypes.c_int32),
+        ("compute", ctypes.c_int32),
+    ]
+
+
 class MergeArgs(ctypes.Structure):
     _fields_ = [
         ("size", ctypes.c_size_t),
@@ -134,6 +164,8 @@ _FUNCTIONS = {
     "mla_decode_schedule": [ctypes.POINTER(DecodeArgs)],
     "mla_decode": [ctypes.POINTER(DecodeArgs)],
     "mla_decode_explain": [ctypes.POINTER(DecodeArgs), ctypes.POINTER(Verdicts)],
+    "mla_append": [ctypes.POINTER(AppendArgs)],
+    "mla_head_linear": [ctypes.POINTER(HeadLinearArgs)],
     "mla_merge": [ctypes.POINTER(MergeArgs)],
 }
 

@@ -14,13 +14,17 @@
 namespace mla::cuda {
 namespace {
 
-const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90, &kMlaDecodeSm80, &kMlaDecodePlain};
+const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90, &kMlaDecodeSm90Fp8, &kMlaDecodeSm80,
+                                             &kMlaDecodePlain};
 
 // What a call has to know of itself, from its shapes alone.
 struct Call {
   DeviceProperties device;
   const MlaDecodeKernel* kernel = nullptr;
   ScheduleShape shape;
+
+  // A part of a batch-invariant schedule has results of more sequences than a kernel keeps in mind.
+  bool merges_itself() const { return kernel->can_merge && !shape.batch_invariant; }
 };
 
 Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
@@ -33,8 +37,9 @@ Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
   const int64_t resident =
       int64_t{call.device.num_sms} * call.kernel->blocks_per_sm(args, call.device);
   call.shape.num_seqs = static_cast<int32_t>(args.q.dim(0));
+  call.shape.row_tiles = static_cast<int32_t>((rows + tile - 1) / tile);
   call.shape.num_parts =
-      static_cast<int32_t>(std::max<int64_t>(1, resident / ((rows + tile - 1) / tile)));
+      static_cast<int32_t>(std::max<int64_t>(1, resident / call.shape.row_tiles));
   call.shape.batch_invariant = context.batch_invariant;
   call.shape.max_kv_len = args.page_table_stride * args.cache.dim(1);
   return call;
@@ -88,8 +93,13 @@ MlaDecodeParams ParamsOf(const MlaDecodeArgs& args, const Call& call) {
   p.num_parts = call.shape.num_parts;
   p.part_begin = schedule.part_begin;
   p.items = schedule.items;
+  p.first_items = schedule.first_items;
   p.num_merges = schedule.num_merges;
   p.merge_items = schedule.merge_items;
+  if (call.merges_itself()) {
+    p.blocks_begun = schedule.blocks_begun;
+    p.merge_arrivals = schedule.merge_arrivals;
+  }
   p.part_out = static_cast<float*>(args.workspace);
   p.part_lse = reinterpret_cast<float*>(static_cast<char*>(args.workspace) +
                                         Partials(args, call.shape).out_bytes);
@@ -123,6 +133,7 @@ Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
   const MlaDecodeParams params = ParamsOf(args, call);
   cudaError_t error = call.kernel->launch(params, args.q.dtype(), context.stream);
   if (error != cudaSuccess) return CudaError(error, "launching mla_decode");
+  if (call.merges_itself()) return {};
   error = LaunchMerge(params, args.q.dtype() == DType::kBF16, call.shape, call.device.num_sms,
                       context.stream);
   if (error != cudaSuccess) return CudaError(error, "launching the merge of mla_decode");

@@ -80,10 +80,38 @@ __device__ __forceinline__ void NamedBarrierSync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// The same for threads that do not wait: they only let the others know.
+__device__ __forceinline__ void NamedBarrierArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Ordinary writes to shared memory before it are seen by wgmma and TMA after it (once a barrier has
 // ordered the threads).
 __device__ __forceinline__ void FenceSharedToAsync() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- Ordinary loads and stores of shared memory, by address.
+
+__device__ __forceinline__ uint4 LoadShared16(uint32_t shared) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared)
+               : "memory");
+  return v;
+}
+
+__device__ __forceinline__ float LoadSharedFloat(uint32_t shared) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(shared) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void StoreShared16(uint32_t shared, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
 }
 
 // ---- TMA: a box of a tensor into shared memory; its bytes complete on `barrier`.

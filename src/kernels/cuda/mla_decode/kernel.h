@@ -25,10 +25,14 @@ struct MlaDecodeKernel {
   // Enqueues the attention of every work item: out and lse, or the partial results of a slot.
   // `dtype` is that of q, the cache and out.
   cudaError_t (*launch)(const MlaDecodeParams& params, DType dtype, cudaStream_t stream);
+  // Whether it merges the partial results itself if params.merge_arrivals is given.
+  bool can_merge = false;
 };
 
 // Hopper: wgmma and the tensor memory accelerator.
 extern const MlaDecodeKernel kMlaDecodeSm90;
+// The same over FP8 latents.
+extern const MlaDecodeKernel kMlaDecodeSm90Fp8;
 // mma.sync and cp.async: Ampere, Ada, and what came after without its own kernel.
 extern const MlaDecodeKernel kMlaDecodeSm80;
 // Plain CUDA for every legal call.

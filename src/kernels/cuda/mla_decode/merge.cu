@@ -1,6 +1,8 @@
 // Merging the partial results of split sequences: out = sum_i exp(lse_i - lse) out_i with
-// lse = log sum_i exp(lse_i). A unit of work is 128 columns of one row; a few warps share the
-// splits of a unit where there are many, since the reads of one warp would come one after another.
+// lse = log sum_i exp(lse_i). A unit of work is some columns of one row, and what takes time is not
+// the bytes but waiting for them: a thread asks for all that it needs, lse and partial results of
+// several splits, before it uses any of it. Where there are many splits a unit has few columns,
+// and groups of threads share the splits.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,14 +14,20 @@ namespace mla::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kWarps = 8;          // of a thread block
-constexpr int kUnitColumns = 128;  // 4 per lane
+constexpr int kMostColumns = 512;  // of a unit
+constexpr int32_t kThreadsPerSm = 1024;
 constexpr unsigned kAll = 0xffffffffu;
 
-struct Merge {
-  const float* lse;  // of split 0; `stride` floats on, that of split 1
-  int64_t stride;
-  int32_t splits;
+// A group of threads has the columns of a unit, four each; kGroups of them share its splits.
+template <int kGroups>
+struct Shape {
+  static constexpr int kColumns = kGroups <= 2 ? kMostColumns : 2 * kMostColumns / kGroups;
+  static constexpr int kGroupThreads = kColumns / 4;
+  static constexpr int kThreads = kGroupThreads * kGroups;
+  // Splits of a thread that are under way at once: as many as there usually are (GroupsFor), since
+  // registers are better spent on more threads.
+  static constexpr int kAhead = kGroups == 1 ? 4 : kGroups < 16 ? 6 : 8;
+  static_assert(kThreads % kWarp == 0 && kThreads <= 256);
 };
 
 __device__ float WarpMax(float v) {
@@ -31,95 +39,173 @@ __device__ float WarpSum(float v) {
   return v;
 }
 
-// The lse of all splits together; -inf where no split saw a key.
-__device__ float TotalLse(const Merge& merge, int lane) {
-  float most = -INFINITY;
-  for (int i = lane; i < merge.splits; i += kWarp) most = fmaxf(most, merge.lse[i * merge.stride]);
-  most = WarpMax(most);
-  if (most == -INFINITY) return -INFINITY;
-  float sum = 0;
-  for (int i = lane; i < merge.splits; i += kWarp) sum += expf(merge.lse[i * merge.stride] - most);
-  return most + logf(WarpSum(sum));
+// The lse of a row's splits, each `stride` floats after the one before.
+struct Splits {
+  const float* lse;
+  int64_t stride;
+  int32_t count;
+
+  __device__ float Lse(int i) const { return i < count ? lse[i * stride] : -INFINITY; }
+};
+
+// The greatest lse, and sum_i exp(lse_i - greatest): 0 where no split saw a key.
+struct Total {
+  float most, sum;
+};
+
+// By all lanes of a warp.
+__device__ Total SumUp(const Splits& splits) {
+  constexpr int kAhead = 4;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float lse[kAhead];
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) lse[k] = splits.Lse(lane + k * kWarp);
+  Total total = {-INFINITY, 0};
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) total.most = fmaxf(total.most, lse[k]);
+  for (int i = lane + kAhead * kWarp; i < splits.count; i += kWarp) {
+    total.most = fmaxf(total.most, splits.Lse(i));
+  }
+  total.most = WarpMax(total.most);
+  if (total.most == -INFINITY) return total;
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) total.sum += expf(lse[k] - total.most);
+  for (int i = lane + kAhead * kWarp; i < splits.count; i += kWarp) {
+    total.sum += expf(splits.Lse(i) - total.most);
+  }
+  total.sum = WarpSum(total.sum);
+  return total;
 }
 
-// The weighted sum of this warp's splits: first, first + step, ... Columns past d_v are not read.
-__device__ float4 WeightedSum(const Merge& merge, float total, const float* out, int64_t stride,
-                              int first, int step, bool real) {
-  float4 sum = {0, 0, 0, 0};
-#pragma unroll 8
-  for (int i = first; i < merge.splits; i += step) {
-    const float lse = merge.lse[i * merge.stride];
-    const float weight = lse == -INFINITY ? 0.0f : expf(lse - total);
-    if (!real) continue;
-    const float4 part = *reinterpret_cast<const float4*>(out + i * stride);
-    sum.x += weight * part.x;
-    sum.y += weight * part.y;
-    sum.z += weight * part.z;
-    sum.w += weight * part.w;
+// Up to kAhead splits of a thread: first, first + kGroups, ...
+template <int kGroups>
+struct Batch {
+  static constexpr int kAhead = Shape<kGroups>::kAhead;
+  float4 out[kAhead];
+  float lse[kAhead];
+
+  // `out`: of split 0, `stride` floats from one to the next.
+  __device__ void Load(const Splits& splits, const float* from, int64_t stride, int first) {
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = first + k * kGroups;
+      lse[k] = splits.Lse(i);
+      out[k] = make_float4(0, 0, 0, 0);
+      if (i < splits.count) out[k] = *reinterpret_cast<const float4*>(from + i * stride);
+    }
   }
-  return sum;
-}
+  __device__ void AddTo(float4& sum, const Total& total) const {
+    if (total.sum == 0) return;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const float weight = expf(lse[k] - total.most);
+      sum.x += weight * out[k].x;
+      sum.y += weight * out[k].y;
+      sum.z += weight * out[k].z;
+      sum.w += weight * out[k].w;
+    }
+  }
+};
 
 // The first `count` of four columns.
 template <typename T>
 __device__ void StoreColumns(T* out, const float4& v, int count) {
+  if (count >= 4 && reinterpret_cast<uintptr_t>(out) % 8 == 0) {
+    alignas(8) T four[4];
+    Store(four, v.x);
+    Store(four + 1, v.y);
+    Store(four + 2, v.z);
+    Store(four + 3, v.w);
+    *reinterpret_cast<uint2*>(out) = *reinterpret_cast<const uint2*>(four);
+    return;
+  }
   Store(out, v.x);
   if (count > 1) Store(out + 1, v.y);
   if (count > 2) Store(out + 2, v.z);
   if (count > 3) Store(out + 3, v.w);
 }
 
-// kTeam: warps that share a unit. The sums of a team are added in the order of its warps, so the
-// result does not change from run to run.
-template <typename T, int kTeam>
-__global__ void __launch_bounds__(kWarps* kWarp) MergeKernel(const MlaDecodeParams params) {
-  __shared__ float4 sums[kWarps][kWarp];
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int64_t rows = int64_t{params.s_q} * params.heads;
-  const int32_t chunks = (params.d_v + kUnitColumns - 1) / kUnitColumns;
-  const int64_t units = *params.num_merges * rows * chunks;
-  constexpr int kTeams = kWarps / kTeam;
-
-  for (int64_t base = int64_t{blockIdx.x} * kTeams; base < units;
-       base += int64_t{gridDim.x} * kTeams) {
-    const int64_t unit = base + warp / kTeam;
-    const bool real = unit < units;
-    const MergeItem item = params.merge_items[real ? unit / (rows * chunks) : 0];
-    const int64_t row = unit / chunks % rows;
-    const int32_t column = static_cast<int32_t>(unit % chunks) * kUnitColumns + lane * 4;
-    const int64_t first = item.first_slot * rows + row;
-    const Merge merge = {params.part_lse + first, rows, real ? item.num_slots : 0};
-    const float total = TotalLse(merge, lane);
-    const bool in_row = column < params.d_v;
-    const int64_t pitch = PartPitch(params.d_v);
-    float4 sum = WeightedSum(merge, total, params.part_out + first * pitch + column, rows * pitch,
-                             warp % kTeam, kTeam, in_row);
-    if constexpr (kTeam > 1) {
-      sums[warp][lane] = sum;
-      __syncthreads();
-      for (int w = 1; w < kTeam && warp % kTeam == 0; ++w) {
-        const float4 other = sums[warp + w][lane];
-        sum = {sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w};
-      }
-      __syncthreads();
-      if (warp % kTeam != 0) continue;
+// The sum over the groups, in their order: the result does not change from run to run. For the
+// threads of the first group.
+template <int kGroups>
+__device__ float4 SumOfGroups(float4 sum) {
+  if constexpr (kGroups > 1) {
+    using S = Shape<kGroups>;
+    __shared__ float4 sums[S::kThreads - S::kGroupThreads];
+    const int thread = static_cast<int>(threadIdx.x);
+    __syncthreads();  // the unit before this one has been summed up
+    if (thread >= S::kGroupThreads) sums[thread - S::kGroupThreads] = sum;
+    __syncthreads();
+    if (thread >= S::kGroupThreads) return sum;
+#pragma unroll
+    for (int group = 1; group < kGroups; ++group) {
+      const float4 other = sums[(group - 1) * S::kGroupThreads + thread];
+      sum = {sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w};
     }
-    if (!real) continue;
-    const int64_t token = row / params.heads, head = row % params.heads;
-    if (in_row) {
+  }
+  return sum;
+}
+
+template <typename T, int kGroups>
+__global__ void __launch_bounds__(Shape<kGroups>::kThreads,
+                                  kThreadsPerSm / Shape<kGroups>::kThreads)
+    MergeKernel(const MlaDecodeParams params) {
+  using S = Shape<kGroups>;
+#if __CUDA_ARCH__ >= 900
+  // The kernel after this one waits for the end of this grid before it reads anything.
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+  const int group = static_cast<int>(threadIdx.x) / S::kGroupThreads;
+  const int lane_column = static_cast<int>(threadIdx.x) % S::kGroupThreads * 4;
+  const int32_t rows = params.s_q * params.heads;
+  const int32_t chunks = (params.d_v + S::kColumns - 1) / S::kColumns;
+  const int64_t pitch = PartPitch(params.d_v);
+  // The schedule was complete before the attention kernel began, or let this one begin.
+  const int64_t units = int64_t{*params.num_merges} * rows * chunks;
+  bool waited = false;
+
+  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    const auto all_rows = static_cast<int32_t>(unit / chunks);  // fits: part_lse has as many
+    const MergeItem item = params.merge_items[all_rows / rows];
+    const int32_t row = all_rows % rows;
+    const int32_t column = static_cast<int32_t>(unit % chunks) * S::kColumns + lane_column;
+    const int64_t first = int64_t{item.first_slot} * rows + row;
+    const Splits splits = {params.part_lse + first, rows, item.num_slots};
+    const Splits mine = {splits.lse, rows, column < params.d_v ? item.num_slots : 0};
+    const float* const part = params.part_out + first * pitch + column;
+#if __CUDA_ARCH__ >= 900
+    if (!waited) cudaGridDependencySynchronize();
+#endif
+    waited = true;
+    Batch<kGroups> batch;
+    batch.Load(mine, part, rows * pitch, group);
+    const Total total = SumUp(splits);
+    float4 sum = {0, 0, 0, 0};
+    batch.AddTo(sum, total);
+    for (int i = group + S::kAhead * kGroups; i < item.num_slots; i += S::kAhead * kGroups) {
+      batch.Load(mine, part, rows * pitch, i);
+      batch.AddTo(sum, total);
+    }
+    sum = SumOfGroups<kGroups>(sum);
+    if (group != 0) continue;
+    const int32_t token = row / params.heads, head = row - token * params.heads;
+    if (column < params.d_v) {
+      const float scale = total.sum > 0 ? 1 / total.sum : 0.0f;
       StoreColumns(static_cast<T*>(params.out) + item.seq * params.out_stride_seq +
                        token * params.out_stride_token + head * params.out_stride_head + column,
-                   sum, params.d_v - column);
+                   float4{sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale},
+                   params.d_v - column);
     }
     if (params.lse != nullptr && column == 0) {
       params.lse[item.seq * params.lse_stride_seq + token * params.lse_stride_token +
-                 head * params.lse_stride_head] = total;
+                 head * params.lse_stride_head] =
+          total.sum > 0 ? total.most + logf(total.sum) : -INFINITY;
     }
   }
+#if __CUDA_ARCH__ >= 900
+  // What follows this kernel follows the attention kernel, too.
+  if (!waited) cudaGridDependencySynchronize();
+#endif
 }
 
 // Whether the code that runs on this device waits for the kernel before it (the condition in
@@ -137,43 +223,51 @@ bool WaitsOnDevice() {
   return known[device] == 2;
 }
 
-template <typename T>
-auto KernelFor(int team) {
-  return team == 8   ? MergeKernel<T, 8>
-         : team == 4 ? MergeKernel<T, 4>
-         : team == 2 ? MergeKernel<T, 2>
-                     : MergeKernel<T, 1>;
-}
-
-// Warps that share a unit. How many splits a sequence has is known on the device alone; this goes
-// by their average, but where results must not depend on the batch, by nothing.
-int TeamFor(const ScheduleShape& shape) {
+// Groups that share the splits of a unit. How many splits a sequence has is known on the device
+// alone; this goes by their average, but where results must not depend on the batch, by nothing.
+int GroupsFor(const ScheduleShape& shape) {
   if (shape.batch_invariant) return 4;
   const int32_t splits = shape.num_parts / shape.num_seqs + 1;
-  return splits >= 32 ? 8 : splits >= 12 ? 4 : splits >= 6 ? 2 : 1;
+  return splits > 40 ? 16 : splits > 20 ? 8 : splits > 10 ? 4 : splits > 4 ? 2 : 1;
 }
 
-}  // namespace
-
-cudaError_t LaunchMerge(const MlaDecodeParams& params, bool is_bf16, const ScheduleShape& shape,
-                        int32_t num_sms, cudaStream_t stream) {
-  const int team = TeamFor(shape);
-  const int64_t units = MaxMerges(shape) * params.s_q * params.heads *
-                        ((params.d_v + kUnitColumns - 1) / kUnitColumns);
-  const int64_t teams = kWarps / team;
-  const int64_t blocks = std::min<int64_t>((units + teams - 1) / teams, int64_t{num_sms} * 8);
-
+template <typename T, int kGroups>
+cudaError_t Launch(const MlaDecodeParams& params, const ScheduleShape& shape, int32_t num_sms,
+                   cudaStream_t stream) {
+  using S = Shape<kGroups>;
+  const int64_t units =
+      MaxMerges(shape) * params.s_q * params.heads * ((params.d_v + S::kColumns - 1) / S::kColumns);
+  const int64_t resident = int64_t{num_sms} * (kThreadsPerSm / S::kThreads);
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kWarps * kWarp);
+  config.gridDim = dim3(static_cast<unsigned>(std::min(units, resident)));
+  config.blockDim = dim3(S::kThreads);
   config.stream = stream;
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
   config.numAttrs = WaitsOnDevice() ? 1 : 0;
-  return is_bf16 ? cudaLaunchKernelEx(&config, KernelFor<__nv_bfloat16>(team), params)
-                 : cudaLaunchKernelEx(&config, KernelFor<__half>(team), params);
+  return cudaLaunchKernelEx(&config, MergeKernel<T, kGroups>, params);
+}
+
+template <typename T>
+cudaError_t LaunchFor(const MlaDecodeParams& params, const ScheduleShape& shape, int32_t num_sms,
+                      cudaStream_t stream) {
+  switch (GroupsFor(shape)) {
+    case 16: return Launch<T, 16>(params, shape, num_sms, stream);
+    case 8: return Launch<T, 8>(params, shape, num_sms, stream);
+    case 4: return Launch<T, 4>(params, shape, num_sms, stream);
+    case 2: return Launch<T, 2>(params, shape, num_sms, stream);
+    default: return Launch<T, 1>(params, shape, num_sms, stream);
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchMerge(const MlaDecodeParams& params, bool is_bf16, const ScheduleShape& shape,
+                        int32_t num_sms, cudaStream_t stream) {
+  return is_bf16 ? LaunchFor<__nv_bfloat16>(params, shape, num_sms, stream)
+                 : LaunchFor<__half>(params, shape, num_sms, stream);
 }
 
 }  // namespace mla::cuda

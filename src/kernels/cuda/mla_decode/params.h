@@ -11,13 +11,16 @@ namespace mla::cuda {
 inline constexpr int kBlockTokens = 64;
 
 // A run of key blocks of one sequence, for one part of the grid.
-struct WorkItem {
+struct alignas(16) WorkItem {
   int32_t seq;
   int32_t first_block;  // of kBlockTokens tokens
   int32_t end_block;    // == first_block where the sequence has no keys
   int32_t slot;         // of part_out and part_lse; -1: the whole sequence, straight to out and lse
+  int32_t kv_len;       // of the sequence, from 0 to what a row of the page table holds
+  // Where the sequence is split: the index of its MergeItem, and what that says.
+  int32_t merge, first_slot, num_slots;
 };
-static_assert(sizeof(WorkItem) == 16);
+static_assert(sizeof(WorkItem) == 32);
 
 // A sequence whose keys were split: its results lie in consecutive slots.
 struct MergeItem {
@@ -59,6 +62,7 @@ struct MlaDecodeParams {
   int32_t num_parts;
   const int32_t* part_begin;  // [num_parts + 1]: part p has items [part_begin[p], part_begin[p+1])
   const WorkItem* items;
+  const WorkItem* first_items;   // [num_parts]: the first of each part that has any, once more
   const int32_t* num_merges;     // [1]
   const MergeItem* merge_items;  // [*num_merges]
 
@@ -66,6 +70,11 @@ struct MlaDecodeParams {
   // that sees no key of the split).
   float* part_out;  // [slots, s_q * heads, PartPitch(d_v)]
   float* part_lse;  // [slots, s_q * heads]
+
+  // If the kernel is to merge them itself (sm90_merge.cuh), else null. Set to 0 by the schedule,
+  // and kept from call to call.
+  unsigned long long* blocks_begun;  // [1]: thread blocks, of all calls with this schedule
+  uint32_t* merge_arrivals;          // [2, num_parts, row tiles]: of even calls and of odd ones
 };
 
 }  // namespace mla::cuda

@@ -2,11 +2,12 @@
 // lengths, the same on the host (where it is tested) and on the device (where a captured graph
 // replays it with new lengths).
 //
-// Parts are filled one after another, each with its share of what is left: blocks of keys, and an
-// overhead for each sequence. A part ends a sequence that would overrun its share by little, and
-// does not begin one of which it could take but little, since a split costs a partial result that
-// is written, read again and merged. A part thus holds the end of at most one split sequence and
-// the beginning of at most one other: at most 2 * num_parts results are partial.
+// Parts are filled one after another, each up to the same share: blocks of keys, and an overhead
+// for each item. A part does not begin a sequence of which it could take but little, since a split
+// costs a partial result that is written, read again and merged. The share is the least with which
+// the parts suffice; or one that is greater by no more than merges cost, if it saves them. A part
+// thus holds the end of at most one split sequence and the beginning of at most one other: at most
+// 2 * num_parts results are partial.
 //
 // In the batch-invariant mode a sequence is cut by its own length alone, and whole cuts are shared
 // out: results then do not depend on what else is in the batch, at some loss of balance.
@@ -25,11 +26,15 @@
 
 namespace mla::cuda {
 
-// What a sequence costs besides its blocks: its queries are loaded and its result is stored.
-inline constexpr uint32_t kSequenceOverheadBlocks = 1;
+// What an item costs besides its blocks, in blocks: queries are loaded and a result is stored.
+inline constexpr uint32_t kItemOverhead = 2;
 
-// What a split costs: a part may overrun its share by as many blocks to end a sequence, and takes
-// no fewer of one that it will not end. Of a small share it is but a fraction.
+// What the merging of split sequences costs a call, in blocks; and what it costs more if a part
+// waits for two of them.
+inline constexpr uint32_t kMergeCost = 6;
+inline constexpr uint32_t kSecondMergeCost = 3;
+
+// A part takes no fewer blocks of a sequence that it will not end. Of a small share a fraction.
 inline constexpr uint32_t kMostSlackBlocks = 4;
 inline constexpr uint32_t kSlackDivisor = 8;
 
@@ -40,6 +45,7 @@ inline constexpr uint32_t kInvariantMaxCuts = 32;
 struct ScheduleShape {
   int32_t num_seqs = 0;
   int32_t num_parts = 1;
+  int32_t row_tiles = 1;  // of a part
   bool batch_invariant = false;
   int64_t max_kv_len = 0;  // what the page table can hold: longer lengths are cut to it
 };
@@ -56,101 +62,176 @@ MLA_HOST_DEVICE inline uint32_t InvariantCutBlocks(uint32_t num_blocks) {
   return even < kInvariantMinBlocks ? kInvariantMinBlocks : even;
 }
 
-// Makes a schedule. `blocks(s)` is the number of key blocks of sequence s, `total_cost` the sum of
-// blocks(s) + kSequenceOverheadBlocks. What comes out goes to `sink`, in order:
-//   sink.BeginPart(part, first_item), for every part
-//   sink.Item(index, WorkItem)
-//   sink.Merge(index, MergeItem)
-//   sink.End(num_items, num_merges)
-template <typename Sink>
-class Scheduler {
- public:
-  MLA_HOST_DEVICE Scheduler(const ScheduleShape& shape, uint32_t total_cost, Sink& sink)
-      : shape_(shape), sink_(sink), cost_left_(total_cost) {
-    BeginPart(0);
-  }
-
-  template <typename Blocks>
-  MLA_HOST_DEVICE void Run(const Blocks& blocks) {
-    for (int32_t seq = 0; seq < shape_.num_seqs; ++seq) AddSequence(seq, blocks(seq));
-    for (int32_t part = part_ + 1; part <= shape_.num_parts; ++part) {
-      sink_.BeginPart(part, num_items_);
-    }
-    sink_.End(num_items_, num_merges_);
-  }
-
- private:
-  MLA_HOST_DEVICE void BeginPart(int32_t part) {
-    // A part that took less than its share leaves more for those after it; to give a part less than
-    // the first had would make no call faster, and would split more.
-    if (part == 0 || used_ < share_) {
-      const auto parts_left = static_cast<uint32_t>(shape_.num_parts - part);
-      // Each part may begin with the rest of a sequence, whose overhead is in no one's cost yet.
-      const uint32_t even = (cost_left_ + parts_left - 1) / parts_left + kSequenceOverheadBlocks;
-      if (even > share_) share_ = even;
-      slack_ = share_ / kSlackDivisor;
-      if (slack_ > kMostSlackBlocks) slack_ = kMostSlackBlocks;
-    }
-    part_ = part;
-    used_ = 0;
-    sink_.BeginPart(part, num_items_);
-  }
-
-  MLA_HOST_DEVICE bool IsLastPart() const { return part_ + 1 == shape_.num_parts; }
-
-  // How many of the `left` blocks the part should take; 0: none, the next part begins with them.
-  MLA_HOST_DEVICE uint32_t Take(uint32_t left) const {
-    const uint32_t after = used_ + kSequenceOverheadBlocks;
-    if (IsLastPart() || after + left <= share_ + slack_) return left;
-    const uint32_t room = share_ > after ? share_ - after : 0;
-    if (used_ > 0 && room <= slack_) return 0;
-    return room > 0 ? room : 1;
-  }
-
-  // The same where cuts are given: all of one or none.
-  MLA_HOST_DEVICE uint32_t TakeCut(uint32_t left) const {
-    const bool fits = used_ + kSequenceOverheadBlocks + left / 2 <= share_;
-    return IsLastPart() || used_ == 0 || fits ? left : 0;
-  }
-
-  MLA_HOST_DEVICE void AddSequence(int32_t seq, uint32_t blocks) {
-    const uint32_t cut = shape_.batch_invariant ? InvariantCutBlocks(blocks) : blocks;
-    const int32_t first_slot = num_slots_;
-    uint32_t begin = 0;
-    cost_left_ -= kSequenceOverheadBlocks;
-    do {
-      const uint32_t left = blocks - begin < cut ? blocks - begin : cut;
-      const uint32_t taken = shape_.batch_invariant ? TakeCut(left) : Take(left);
-      if (taken == 0 && left > 0) {
-        BeginPart(part_ + 1);
-        continue;
-      }
-      const bool whole = taken == blocks;
-      sink_.Item(num_items_++,
-                 WorkItem{seq, static_cast<int32_t>(begin), static_cast<int32_t>(begin + taken),
-                          whole ? -1 : num_slots_});
-      if (!whole) ++num_slots_;
-      begin += taken;
-      cost_left_ -= taken;
-      used_ += taken + kSequenceOverheadBlocks;
-      if (used_ >= share_ && !IsLastPart()) BeginPart(part_ + 1);
-    } while (begin < blocks);
-    if (num_slots_ > first_slot) {
-      sink_.Merge(num_merges_++, MergeItem{seq, first_slot, num_slots_ - first_slot, 0});
-    }
-  }
-
-  ScheduleShape shape_;
-  Sink& sink_;
-  uint32_t cost_left_;  // of what no part has yet
-  uint32_t share_ = 0;  // of a part
-  uint32_t slack_ = 0;
-  uint32_t used_ = 0;  // of the present part's share
-  int32_t part_ = 0;
-  int32_t num_items_ = 0;
-  int32_t num_slots_ = 0;
-  int32_t num_merges_ = 0;
+// How far the sequences up to some place fill the parts.
+struct SchedulePosition {
+  int32_t part;   // the last one begun
+  uint32_t used;  // of its share
+  int32_t items, slots, merges;
 };
+
+// The items of a sequence: `head` of them in its first part, `per_part` in each one after that. The
+// first has first_blocks, those after it more_blocks, the last what is left.
+struct SequenceItems {
+  uint32_t blocks, count;
+  int32_t first_part;
+  uint32_t used;  // of that part's share, before
+  uint32_t head, per_part;
+  uint32_t first_blocks, more_blocks;
+
+  MLA_HOST_DEVICE uint32_t Begin(uint32_t i) const {
+    return i == 0 ? 0 : first_blocks + (i - 1) * more_blocks;
+  }
+  MLA_HOST_DEVICE uint32_t End(uint32_t i) const { return i + 1 == count ? blocks : Begin(i + 1); }
+  MLA_HOST_DEVICE int32_t Part(uint32_t i) const {
+    if (i < head) return first_part;
+    // Divisions take the device long, and are but for the batch-invariant mode.
+    const uint32_t parts = per_part == 1 ? i - head : (i - head) / per_part;
+    return first_part + 1 + static_cast<int32_t>(parts);
+  }
+  // Whether item i is the first of its part.
+  MLA_HOST_DEVICE bool BeginsPart(uint32_t i) const {
+    if (i < head) return i == 0 && used == 0;
+    return per_part == 1 || (i - head) % per_part == 0;
+  }
+};
+
+// Where a sequence may be cut anywhere. `share` >= kItemOverhead + 1.
+MLA_HOST_DEVICE inline SequenceItems CutFreely(uint32_t blocks, uint32_t share,
+                                               const SchedulePosition& at) {
+  const uint32_t most = share - kItemOverhead;
+  uint32_t room = at.used < most ? most - at.used : 0;
+  uint32_t slack = share / kSlackDivisor;
+  if (slack > kMostSlackBlocks) slack = kMostSlackBlocks;
+  const bool fits = at.used + kItemOverhead + blocks <= share;
+  const bool moves = at.used > 0 && !fits && room <= slack;
+  if (moves) room = most;
+  SequenceItems items = {};
+  items.blocks = blocks;
+  items.first_part = at.part + (moves ? 1 : 0);
+  items.used = moves ? 0 : at.used;
+  items.head = items.per_part = 1;
+  items.first_blocks = blocks < room ? blocks : room;
+  items.more_blocks = most;
+  const uint32_t rest = blocks - items.first_blocks;
+  items.count = 1;
+  if (rest > 0) ++items.count;
+  if (rest > most) items.count += (rest - 1) / most;
+  return items;
+}
+
+// The batch-invariant mode. `share` >= kItemOverhead + the greatest cut.
+MLA_HOST_DEVICE inline SequenceItems CutByLength(uint32_t blocks, uint32_t share,
+                                                 const SchedulePosition& at) {
+  const uint32_t cut = InvariantCutBlocks(blocks);
+  const uint32_t cost = (blocks < cut ? blocks : cut) + kItemOverhead;
+  const uint32_t fit = (share - at.used) / cost;
+  const bool moves = fit == 0 && at.used > 0;
+  SequenceItems items = {};
+  items.blocks = blocks;
+  items.count = blocks <= cut ? 1 : (blocks + cut - 1) / cut;
+  items.first_part = at.part + (moves ? 1 : 0);
+  items.used = moves ? 0 : at.used;
+  items.per_part = share / cost;
+  items.head = moves ? items.per_part : fit;
+  items.first_blocks = blocks < cut ? blocks : cut;
+  items.more_blocks = cut;
+  return items;
+}
+
+MLA_HOST_DEVICE inline SequenceItems ItemsOf(uint32_t blocks, uint32_t share,
+                                             const ScheduleShape& shape,
+                                             const SchedulePosition& at) {
+  return shape.batch_invariant ? CutByLength(blocks, share, at) : CutFreely(blocks, share, at);
+}
+
+MLA_HOST_DEVICE inline void Advance(const SequenceItems& items, SchedulePosition* at) {
+  if (items.count == 1) {
+    at->part = items.first_part;
+    at->used = items.used + items.blocks + kItemOverhead;
+    ++at->items;
+    return;
+  }
+  const uint32_t last = items.count - 1;
+  // The first of the sequence's items that are in the same part as its last.
+  uint32_t first = last < items.head ? 0 : last;
+  if (first > 0 && items.per_part > 1) first -= (last - items.head) % items.per_part;
+  at->part = items.Part(last);
+  at->used = (first == 0 ? items.used : 0) + items.blocks - items.Begin(first) +
+             (items.count - first) * kItemOverhead;
+  at->items += static_cast<int32_t>(items.count);
+  at->slots += static_cast<int32_t>(items.count);
+  ++at->merges;
+}
+
+// Writes item `i` of a sequence, which begins at `at`, to `sink`:
+//   sink.Item(index, WorkItem)
+//   sink.BeginPart(part, index, WorkItem), if it is the first of its part
+//   sink.Merge(index, MergeItem), with the first item of a sequence that is split
+// Each is written once, in any order. Parts that no item begins have none.
+template <typename Sink>
+MLA_HOST_DEVICE void WriteItem(const SequenceItems& items, const SchedulePosition& at, int32_t seq,
+                               int32_t kv_len, uint32_t i, Sink& sink) {
+  const bool split = items.count > 1;
+  const int32_t index = at.items + static_cast<int32_t>(i);
+  WorkItem item = {};
+  item.seq = seq;
+  item.first_block = static_cast<int32_t>(items.Begin(i));
+  item.end_block = static_cast<int32_t>(items.End(i));
+  item.slot = split ? at.slots + static_cast<int32_t>(i) : -1;
+  item.kv_len = kv_len;
+  item.merge = split ? at.merges : -1;
+  item.first_slot = at.slots;
+  item.num_slots = split ? static_cast<int32_t>(items.count) : 0;
+  sink.Item(index, item);
+  if (items.BeginsPart(i)) sink.BeginPart(items.Part(i), index, item);
+  if (split && i == 0) {
+    sink.Merge(at.merges, MergeItem{seq, at.slots, static_cast<int32_t>(items.count), 0});
+  }
+}
+
+// What the choice of a share goes by.
+struct ScheduleTotals {
+  uint32_t blocks = 0;  // of all sequences
+  uint32_t cut = 0;     // the greatest of the batch-invariant cuts
+};
+
+// The shares that are tried: the last has room for everything.
+inline constexpr int kShares = 128;
+MLA_HOST_DEVICE inline uint32_t ShareToTry(int i, const ScheduleTotals& totals,
+                                           const ScheduleShape& shape) {
+  const auto parts = static_cast<uint32_t>(shape.num_parts);
+  const auto seqs = static_cast<uint32_t>(shape.num_seqs);
+  if (i + 1 == kShares) {
+    const auto items = static_cast<uint32_t>(shape.batch_invariant ? kInvariantMaxCuts : 1) * seqs;
+    return totals.blocks + items * kItemOverhead + totals.cut + 1;
+  }
+  uint32_t least = (totals.blocks + seqs * kItemOverhead + parts - 1) / parts;
+  // What the overheads of splits, what parts leave of their shares, and the cuts may add to it.
+  uint32_t range = kItemOverhead + kMostSlackBlocks + 2 * (kMergeCost + kSecondMergeCost);
+  if (parts > 1) range += least / (parts - 1);
+  if (least < kItemOverhead + 1) least = kItemOverhead + 1;
+  if (shape.batch_invariant) {
+    if (least < kItemOverhead + totals.cut) least = kItemOverhead + totals.cut;
+    range += totals.cut;
+  }
+  return least + static_cast<uint32_t>(i) * (1 + range / kShares);
+}
+
+// What a share costs: the least is best. `blocks(s)` is the number of key blocks of sequence s.
+template <typename Blocks>
+MLA_HOST_DEVICE uint32_t CostOfShare(uint32_t share, const ScheduleShape& shape,
+                                     const Blocks& blocks) {
+  SchedulePosition at = {};
+  uint32_t next = shape.num_seqs > 0 ? blocks(0) : 0;
+  for (int32_t seq = 0; seq < shape.num_seqs; ++seq) {
+    const uint32_t present = next;  // read ahead: each step waits for the one before
+    if (seq + 1 < shape.num_seqs) next = blocks(seq + 1);
+    Advance(ItemsOf(present, share, shape, at), &at);
+    if (at.part >= shape.num_parts) return UINT32_MAX;
+  }
+  if (at.merges == 0) return share;
+  return share + kMergeCost + (at.items > shape.num_parts ? kSecondMergeCost : 0);
+}
 
 // Bounds that hold for all lengths: what the memory of a schedule is sized by.
 MLA_HOST_DEVICE inline int64_t MaxCuts(const ScheduleShape& shape) {
@@ -164,6 +245,9 @@ MLA_HOST_DEVICE inline int64_t MaxItems(const ScheduleShape& shape) {
 }
 MLA_HOST_DEVICE inline int64_t MaxSlots(const ScheduleShape& shape) {
   return shape.batch_invariant ? shape.num_seqs * MaxCuts(shape) : int64_t{2} * shape.num_parts;
+}
+MLA_HOST_DEVICE inline int64_t MaxArrivals(const ScheduleShape& shape) {
+  return int64_t{2} * shape.num_parts * shape.row_tiles;
 }
 MLA_HOST_DEVICE inline int64_t MaxMerges(const ScheduleShape& shape) {
   const int64_t parts = shape.num_parts;

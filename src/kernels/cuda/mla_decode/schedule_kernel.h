@@ -17,7 +17,10 @@ struct ScheduleMemory {
   int32_t* part_begin;
   int32_t* num_merges;
   WorkItem* items;
+  WorkItem* first_items;
   MergeItem* merge_items;
+  unsigned long long* blocks_begun;
+  uint32_t* merge_arrivals;
 
   static size_t Bytes(const ScheduleShape& shape);
   ScheduleMemory(void* memory, const ScheduleShape& shape);

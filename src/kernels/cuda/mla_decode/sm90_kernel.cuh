@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/mla_decode/sm90_layout.cuh"
 #include "kernels/cuda/mla_decode/sm90_loader.cuh"
+#include "kernels/cuda/mla_decode/sm90_merge.cuh"
 #include "kernels/cuda/mla_decode/sm90_scores.cuh"
 #include "kernels/cuda/mla_decode/sm90_values.cuh"
 
@@ -14,11 +15,11 @@ namespace mla::cuda::sm90 {
 template <typename S>
 __device__ __forceinline__ void InitBarriers(SharedMemory<S>& shared) {
   for (int slot = 0; slot < S::kPairSlots; ++slot) {
-    BarrierInit(SharedAddress(&shared.pair_loaded[slot]), 1);
+    BarrierInit(SharedAddress(&shared.pair_loaded[slot]), S::kProducers);
     BarrierInit(SharedAddress(&shared.pair_freed[slot]), 4);  // one warpgroup's warps
   }
   for (int slot = 0; slot < S::kBlockSlots; ++slot) {
-    BarrierInit(SharedAddress(&shared.rest_loaded[slot]), 1);
+    BarrierInit(SharedAddress(&shared.rest_loaded[slot]), S::kProducers);
     BarrierInit(SharedAddress(&shared.rest_freed[slot]), 8);  // both values warpgroups'
     BarrierInit(SharedAddress(&shared.softmaxed[slot]), 4);   // the scores'
     BarrierInit(SharedAddress(&shared.scored[slot]), 4);
@@ -44,6 +45,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     PrefetchTensorMap(&maps.queries);
     PrefetchTensorMap(&maps.keys);
     InitBarriers(shared);
+    shared.merge.all_started = shared.merge.ending = 0;
   }
   __syncthreads();
   WaitForPriorKernel();
@@ -52,13 +54,19 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (warpgroup == 0) {
     LowerRegisters<kLoaderRegisters>();
-    if (threadIdx.x < kWarp) Loader<S>(params, maps, shared).Run();
+    if (threadIdx.x < kWarp) {
+      Loader<S>(params, maps, shared).Run();
+    } else if (threadIdx.x < 2 * kWarp) {
+      StartWatch<S>(params, shared).Run();
+    }
   } else if (warpgroup == 1) {
     RaiseRegisters<kScoreRegisters>();
     Scores<S, T>(params, shared).Run();
+    if (params.merge_arrivals != nullptr) NamedBarrierArrive(kPartEndBarrier, kPartEndThreads);
   } else {
     RaiseRegisters<kValueRegisters>();
     Values<S, T>(params, shared, warpgroup - 2).Run();
+    Merger<S, T>(params, shared).Run();
   }
 #endif
 }

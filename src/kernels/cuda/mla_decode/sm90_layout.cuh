@@ -51,6 +51,7 @@ struct Shape {
   static constexpr int kSharedQueryTiles = (kSteps - kRegisterSteps + 3) / 4;
   // The lengths of the rings.
   static constexpr int kPairSlots = kDv == 512 ? 11 : 10;
+  static constexpr int kProducers = 1;  // warps that fill a slot
   static constexpr int kBlockSlots = kDv == 512 ? 3 : 5;
   // A values thread has 64 accumulators for each pair of tiles.
   static constexpr int kValuePairs = kPairs / 2;
@@ -58,6 +59,28 @@ struct Shape {
 };
 
 inline constexpr int kPairBytes = 2 * kTileBytes;
+
+// What a part merges of a split sequence: a share of the tile's rows, in groups of four columns,
+// from `first` to `end`. They lie in `rows` rows; none: nothing.
+struct MergeShare {
+  int32_t seq, first_slot, slots;
+  int32_t first, end, rows;
+};
+inline constexpr int kMostMerges = 2;  // that a part has results for
+
+struct MergeShared {
+  uint32_t call;         // the number of this call of all with its schedule
+  uint32_t all_started;  // whether all thread blocks of the grid have begun
+  uint32_t ending;       // nobody asks any more
+  // A part's first item may be the end of a split sequence, its last the beginning of another.
+  WorkItem items[kMostMerges];
+  MergeShare shares[kMostMerges];
+};
+
+// Named barriers that warpgroups share: scores, values and a warp of the loader's warpgroup when a
+// part's results have been stored; and the values when they merge.
+inline constexpr int kPartEndBarrier = 4, kMergeBarrier = 5;
+inline constexpr int kPartEndThreads = 3 * kWarpgroup + kWarp;
 
 template <typename S>
 struct SharedMemory {
@@ -74,6 +97,7 @@ struct SharedMemory {
   uint64_t softmaxed[S::kBlockSlots];  // P and rescale are there; or the queries have been taken
   uint64_t scored[S::kBlockSlots];     // Q K^T is complete
   uint64_t ahead[S::kBlockSlots];      // the first half of the values has multiplied one pair
+  MergeShared merge;
 };
 inline constexpr size_t kSharedAlignment = 1024;  // of the swizzled tiles; the launch adds as much
 
@@ -126,7 +150,7 @@ __device__ __forceinline__ uint32_t Pack(float low, float high) {
   }
 }
 
-// A work item, with its end cut to what the sequence has.
+// What is needed of a work item.
 struct Work {
   int32_t seq, slot;
   int32_t first, end;  // blocks
@@ -134,18 +158,12 @@ struct Work {
   __device__ __forceinline__ bool empty() const { return first >= end; }
 };
 
+__device__ __forceinline__ Work LoadWork(const WorkItem& from) {
+  const WorkItem item = from;
+  return {item.seq, item.slot, item.first_block, item.end_block, item.kv_len};
+}
 __device__ __forceinline__ Work LoadWork(const MlaDecodeParams& params, int index) {
-  const WorkItem item = params.items[index];
-  const int64_t capacity = params.page_table_stride * params.page_size;
-  const int32_t kv_len = params.kv_lens[item.seq];
-  Work work;
-  work.seq = item.seq;
-  work.slot = item.slot;
-  work.first = item.first_block;
-  work.kv_len = kv_len > capacity ? static_cast<int32_t>(capacity) : kv_len;
-  const int32_t blocks = (work.kv_len + kBlockTokens - 1) / kBlockTokens;
-  work.end = item.end_block < blocks ? item.end_block : blocks;
-  return work;
+  return LoadWork(params.items[index]);
 }
 
 // Where the results of a row go: lse and the first column of the output.

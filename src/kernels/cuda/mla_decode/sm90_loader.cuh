@@ -8,6 +8,64 @@
 
 namespace mla::cuda::sm90 {
 
+// Where the keys of a work item lie. A box is `key_rows` tokens, all of one page; the lanes of the
+// warp know 32 of them at a time, from a multiple of the boxes of a block on.
+class KeyBoxes {
+ public:
+  struct Box {
+    int page, row;
+  };
+
+  __device__ __forceinline__ KeyBoxes(const MlaDecodeParams& params, const TensorMaps& maps)
+      : params_(params), maps_(maps), lane_(static_cast<int>(threadIdx.x) % kWarp) {}
+
+  __device__ __forceinline__ void BeginItem() { known_any_ = false; }
+
+  __device__ __forceinline__ Box Find(const Work& work, int box) {
+    Know(work, box);
+    return At(box);
+  }
+  // Boxes past the last token lie outside of the tensor: the page table says nothing of them.
+  __device__ __forceinline__ void Know(const Work& work, int box) {
+    if (known_any_ && box >= first_ && box - first_ < kWarp) return;
+    known_any_ = true;
+    first_ = box;
+    const int token = (box + lane_) * maps_.key_rows;
+    const int index = token / params_.page_size;
+    mine_.row = token - index * params_.page_size;
+    mine_.page = params_.num_pages;
+    if (token < work.kv_len) {
+      mine_.page = params_.page_table[work.seq * params_.page_table_stride + index];
+    }
+  }
+  // One of the known boxes, of each lane's own choice.
+  __device__ __forceinline__ Box At(int box) const {
+    return {__shfl_sync(~0u, mine_.page, box - first_), __shfl_sync(~0u, mine_.row, box - first_)};
+  }
+
+ private:
+  const MlaDecodeParams& params_;
+  const TensorMaps& maps_;
+  const int lane_;
+  bool known_any_ = false;
+  int first_ = 0;  // of lane 0
+  Box mine_ = {0, 0};
+};
+
+// A tile of the queries, by one thread. Rows past the last are outside of the tensor, and TMA
+// writes zeros for them.
+__device__ __forceinline__ void LoadQueryTile(const TensorMaps& maps, int seq, int tile,
+                                              uint32_t shared, uint32_t barrier) {
+#pragma unroll 1
+  for (int row = 0; row < kRowTile; row += maps.query_rows) {
+    const int global = static_cast<int>(blockIdx.x) * kRowTile + row;
+    // Most often there is one axis of rows: a division would hold the first loads up.
+    const int outer = global < maps.query_heads ? 0 : global / maps.query_heads;
+    TmaLoad4d(shared + row * kTileRowBytes, &maps.queries, barrier, tile * kTileColumns,
+              global - outer * maps.query_heads, outer, seq);
+  }
+}
+
 template <typename S>
 class Loader {
  public:
@@ -16,15 +74,20 @@ class Loader {
       : params_(params),
         maps_(maps),
         shared_(shared),
-        lane_(static_cast<int>(threadIdx.x) % kWarp) {}
+        lane_(static_cast<int>(threadIdx.x) % kWarp),
+        boxes_(params, maps) {}
 
   __device__ __forceinline__ void Run() {
+    // Everything waits for this: the first item is read together with its place.
+    Work work = LoadWork(params_.first_items[blockIdx.y]);
+    const int begin = params_.part_begin[blockIdx.y];
     const int end = params_.part_begin[blockIdx.y + 1];
-    for (int i = params_.part_begin[blockIdx.y]; i < end; ++i) {
-      const Work work = LoadWork(params_, i);
+    for (int i = begin; i < end; ++i) {
+      if (i > begin) work = LoadWork(params_, i);
       if (work.empty()) continue;
+      boxes_.BeginItem();
+      boxes_.Know(work, work.first * maps_.key_boxes);  // while the queries are asked for
       LoadQueries(work);
-      boxes_known_ = false;
       for (int block = work.first; block < work.end; ++block) LoadKeys(work, block);
     }
   }
@@ -61,11 +124,13 @@ class Loader {
     }
   }
   __device__ __forceinline__ void LoadQueries(const Work& work) {
-    LoadTiles([&](int tile, bool mine) { LoadQueryTile(work, tile, mine); });
+    LoadTiles([&](int tile, bool mine) {
+      if (mine) LoadQueryTile(maps_, work.seq, tile, tile_, barrier_);
+    });
   }
   __device__ __forceinline__ void LoadKeys(const Work& work, int block) {
     if (maps_.key_boxes == 1) {
-      const Box box = FindBox(work, block);
+      const KeyBoxes::Box box = boxes_.Find(work, block);
       LoadTiles([&](int tile, bool mine) {
         if (mine) LoadBox(box, 0, tile);
       });
@@ -73,51 +138,17 @@ class Loader {
       LoadTiles([&](int tile, bool mine) {
 #pragma unroll 1
         for (int i = 0; i < maps_.key_boxes; ++i) {
-          const Box box = FindBox(work, block * maps_.key_boxes + i);
+          const KeyBoxes::Box box = boxes_.Find(work, block * maps_.key_boxes + i);
           if (mine) LoadBox(box, i, tile);
         }
       });
     }
   }
 
-  // Rows past the last are outside of the tensor, and TMA writes zeros for them.
-  __device__ __forceinline__ void LoadQueryTile(const Work& work, int tile, bool mine) {
-#pragma unroll 1
-    for (int row = 0; row < kRowTile; row += maps_.query_rows) {
-      const int global = static_cast<int>(blockIdx.x) * kRowTile + row;
-      const int outer = global / maps_.query_heads;
-      if (mine) {
-        TmaLoad4d(tile_ + row * kTileRowBytes, &maps_.queries, barrier_, tile * kTileColumns,
-                  global - outer * maps_.query_heads, outer, work.seq);
-      }
-    }
-  }
-
-  struct Box {
-    int page, row;
-  };
   // Box `i` of the block in the slot that has been opened.
-  __device__ __forceinline__ void LoadBox(const Box& box, int i, int tile) {
+  __device__ __forceinline__ void LoadBox(const KeyBoxes::Box& box, int i, int tile) {
     TmaLoad3d(tile_ + i * maps_.key_rows * kTileRowBytes, &maps_.keys, barrier_,
               tile * kTileColumns, box.row, box.page);
-  }
-
-  // The lanes know where 32 boxes lie. Boxes past the last token lie outside of the tensor: the
-  // page table says nothing of them.
-  __device__ __forceinline__ Box FindBox(const Work& work, int box) {
-    if (!boxes_known_ || box < known_first_ || box - known_first_ >= kWarp) {
-      boxes_known_ = true;
-      known_first_ = box;
-      const int token = (box + lane_) * maps_.key_rows;
-      const int index = token / params_.page_size;
-      known_.row = token - index * params_.page_size;
-      known_.page = params_.num_pages;
-      if (token < work.kv_len) {
-        known_.page = params_.page_table[work.seq * params_.page_table_stride + index];
-      }
-    }
-    return {__shfl_sync(~0u, known_.page, box - known_first_),
-            __shfl_sync(~0u, known_.row, box - known_first_)};
   }
 
   const MlaDecodeParams& params_;
@@ -127,9 +158,7 @@ class Loader {
   PairPosition<S> pair_;
   BlockPosition<S> block_;
   uint32_t tile_ = 0, barrier_ = 0;  // what is being loaded
-  bool boxes_known_ = false;
-  int known_first_ = 0;  // box of lane 0
-  Box known_ = {0, 0};
+  KeyBoxes boxes_;
 };
 
 }  // namespace mla::cuda::sm90
