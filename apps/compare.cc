@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "dispatch/mla_cost.h"
 #include "engine/perplexity.h"
 #include "mla/attention.h"
 
@@ -130,7 +131,7 @@ Status MeasureForm(Session& session, const CompareOptions& options, const Advanc
   return {};
 }
 
-void FindCrossovers(const Model& model, FormComparison& comparison) {
+void FindCrossovers(const Model& model, MlaArithmetic arithmetic, FormComparison& comparison) {
   if (comparison.runs.size() < 2) return;
   const auto& absorbed = comparison.runs[0].chunks;
   const auto& expanded = comparison.runs[1].chunks;
@@ -144,7 +145,8 @@ void FindCrossovers(const Model& model, FormComparison& comparison) {
     if (mla == nullptr) continue;
     if (mla->indexer) comparison.top_k = mla->indexer->top_k;
     for (int32_t q = 1; q <= 4096 && comparison.chosen_crossover == 0; ++q) {
-      if (ChooseMlaForm(mla->shape, q, comparison.chunk_depth + q) == MlaForm::kExpanded) {
+      if (ChooseMlaForm(mla->shape, q, comparison.chunk_depth + q, arithmetic) ==
+          MlaForm::kExpanded) {
         comparison.chosen_crossover = q;
       }
     }
@@ -179,6 +181,7 @@ int64_t FormSteps(const Model& model, const CompareOptions& options) {
 Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_t>& prompt,
                                     const CompareOptions& options, const Advance& advance) {
   FormComparison comparison;
+  MlaArithmetic arithmetic{};
   std::vector<float> first_logits;
   for (const AttentionForm form : FormsOf(model)) {
     SessionOptions session_options = options.session;
@@ -187,7 +190,8 @@ Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_
                          Session::Create(model, session_options));
     FormRun run;
     run.form = NameOf(form);
-    run.kv_dtype = DTypeName(session->cache().options().dtype);
+    run.kv_dtype = CacheDTypeName(session->cache().options().dtype);
+    arithmetic = MlaArithmeticOf(session->compute(), session->cache().options().dtype);
     run.cache_bytes_per_token = session->cache().bytes_per_token();
     comparison.chunk_depth = session->context() / 2;
     // With room for the continuation.
@@ -208,7 +212,7 @@ Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_
     }
     comparison.runs.push_back(std::move(run));
   }
-  FindCrossovers(model, comparison);
+  FindCrossovers(model, arithmetic, comparison);
   return comparison;
 }
 

@@ -44,7 +44,8 @@ struct InspectFlags {
 
 // The cache of a session of this model, one token in it.
 struct CacheCost {
-  std::string dtype;
+  std::string dtype;  // of the session's cache
+  std::string other;  // of the caches it is compared with: bf16 beside int8, which holds no heads
   int64_t bytes_per_token = 0, mha = 0, gqa8 = 0, mqa = 0;
 };
 
@@ -52,10 +53,15 @@ Result<CacheCost> MeasureCost(const Model& model, SessionOptions options) {
   options.threads = 1;
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(model, options));
   const DType dtype = session->cache().options().dtype;
-  const auto element = static_cast<int64_t>(SizeOf(dtype));
+  const DType other = PlainCacheDType(dtype);
+  const auto element = static_cast<int64_t>(SizeOf(other));
   const CacheComparison numbers = CompareCaches(model.spec());
-  return CacheCost{std::string(DTypeName(dtype)), session->cache().bytes_per_token(),
-                   numbers.mha * element, numbers.gqa8 * element, numbers.mqa * element};
+  return CacheCost{std::string(CacheDTypeName(dtype)),
+                   std::string(DTypeName(other)),
+                   session->cache().bytes_per_token(),
+                   numbers.mha * element,
+                   numbers.gqa8 * element,
+                   numbers.mqa * element};
 }
 
 std::string JoinIds(const std::vector<int32_t>& ids) {
@@ -111,6 +117,7 @@ Json ModelJson(const InspectFlags& flags, const Model& model, const CacheCost& c
   AddStored(model.checkpoint(), json);
   json["cache"] = {{"dtype", cost.dtype},
                    {"bytes_per_token", cost.bytes_per_token},
+                   {"other_dtype", cost.other},
                    {"mha_bytes_per_token", cost.mha},
                    {"gqa8_bytes_per_token", cost.gqa8},
                    {"mqa_bytes_per_token", cost.mqa}};
@@ -172,10 +179,11 @@ std::string UnusedText(const Model& model) {
 
 std::string CacheText(const CacheCost& cost, int32_t context) {
   Table table({"KV cache, " + cost.dtype, "bytes per token", "full context", "ratio"});
-  const std::pair<const char*, int64_t> rows[] = {{"this model (measured)", cost.bytes_per_token},
-                                                  {"MHA, same heads", cost.mha},
-                                                  {"GQA, 8 KV heads", cost.gqa8},
-                                                  {"MQA", cost.mqa}};
+  const std::string other = cost.other == cost.dtype ? "" : Concat(", ", cost.other);
+  const std::pair<std::string, int64_t> rows[] = {{"this model (measured)", cost.bytes_per_token},
+                                                  {"MHA, same heads" + other, cost.mha},
+                                                  {"GQA, 8 KV heads" + other, cost.gqa8},
+                                                  {"MQA" + other, cost.mqa}};
   for (const auto& [name, bytes] : rows) {
     table.Add({name, WithCommas(bytes),
                HumanBytes(static_cast<double>(bytes) * static_cast<double>(context)),

@@ -1,10 +1,9 @@
 #include "apps/plan.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "apps/config_source.h"
 #include "base/check.h"
 #include "base/numeric.h"
 #include "io/config.h"
@@ -18,32 +17,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxTokens = int64_t{1} << 40;  // of context and of batch
-
-struct Source {
-  Json config;
-  std::string text;  // where it is from
-};
-
-Result<Source> ReadSource(const std::string& name) {
-  struct stat info;
-  if (::stat(name.c_str(), &info) == 0) {
-    Source source{{}, name};
-    if (S_ISDIR(info.st_mode)) {
-      MLA_ASSIGN_OR_RETURN(source.config, ReadConfigFile(name));
-    } else {
-      MLA_ASSIGN_OR_RETURN(source.config, ReadJsonFile(name));
-    }
-    return source;
-  }
-  // What has a slash or ends in .json was meant as a path.
-  if (name.find('/') != std::string::npos || name.ends_with(".json")) {
-    return NotFound(name, ": no such file or directory");
-  }
-  MLA_ASSIGN_OR_RETURN(const KnownModel* const known, FindKnownModel(name));
-  Source source{{}, std::string(known->source)};
-  MLA_ASSIGN_OR_RETURN(source.config, ParseJson(known->config, known->name));
-  return source;
-}
 
 Result<ModelSpec> ReadSpec(Json& config) {
   // How weights are stored does not change their number; the reader of specs may refuse it.
@@ -156,7 +129,7 @@ const CacheRow& Plan::Cache(CacheLayout layout, CacheFormat format) const {
 }
 
 Result<PlanModel> ReadPlanModel(const std::string& name) {
-  MLA_ASSIGN_OR_RETURN(Source source, ReadSource(name));
+  MLA_ASSIGN_OR_RETURN(ConfigSource source, ReadConfigSource(name));
   PlanModel model;
   model.name = name;
   model.source = source.text;

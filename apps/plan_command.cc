@@ -113,7 +113,10 @@ Section CacheSection(const Plan& plan) {
   }
   section.note =
       "f16: or bf16; fp8: the latent e4m3 with an f32 scale per 128 numbers and the rope key bf16 "
-      "(656 bytes for 512 + 64), keys and values of heads e4m3; int8: one f32 scale per vector.";
+      "(656 bytes for 512 + 64), keys and values of heads e4m3; int8: the latent in int8 with "
+      "scales "
+      "per 128 and rope keys in bf16 (656 bytes), keys and values of heads with a scale per "
+      "vector.";
   return section;
 }
 

@@ -15,6 +15,7 @@ namespace {
 
 DType ParseKvDType(std::string_view name) {
   if (name == "f32") return DType::kF32;
+  if (name == "int8") return DType::kI8;
   return name == "f16" ? DType::kF16 : DType::kBF16;
 }
 
@@ -35,8 +36,9 @@ void SessionFlags::AddSession(CLI::App& app) {
       ->check(IntRange(1, 1024))
       ->type_name("N");
   app.add_option("--kv-dtype", kv_dtype,
-                 "KV cache: f32, f16 or bf16 (default: bf16 with --compute bf16, else f32)")
-      ->check(OneOf({"f32", "f16", "bf16"}))
+                 "KV cache: f32, f16, bf16, or int8: MLA's latent in 8 bits with a scale per 128\n"
+                 "numbers (default: bf16 with --compute bf16, else f32)")
+      ->check(OneOf({"f32", "f16", "bf16", "int8"}))
       ->type_name("TYPE");
   app.add_option("--page-size", page_size, "Tokens per page of the KV cache (default: 64)")
       ->check(IntRange(1, 256))
@@ -81,9 +83,7 @@ Result<std::unique_ptr<Model>> LoadModel(const std::string& dir) {
   return Model::Load(dir);
 }
 
-namespace {
-
-void Quantise(const SessionFlags& flags, Model& model) {
+void QuantiseAsAsked(const SessionFlags& flags, Model& model) {
   if (flags.quantize.empty()) return;
   ThreadPool threads(flags.threads > 0 ? flags.threads : UsableCpus());
   std::optional<ProgressBar> bar;
@@ -102,17 +102,15 @@ void Quantise(const SessionFlags& flags, Model& model) {
   }
 }
 
-}  // namespace
-
 Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags) {
   MLA_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(flags.model));
-  Quantise(flags, *model);
+  QuantiseAsAsked(flags, *model);
   return model;
 }
 
 Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags) {
   MLA_ASSIGN_OR_RETURN(LoadedModel loaded, LoadModelAndTokenizer(flags.model));
-  Quantise(flags, *loaded.model);
+  QuantiseAsAsked(flags, *loaded.model);
   return loaded;
 }
 
@@ -145,7 +143,8 @@ Result<std::vector<int32_t>> EncodePrompt(const LoadedModel& loaded, std::string
 }
 
 CacheUse MeasureCache(const Session& session) {
-  const auto element = static_cast<int64_t>(SizeOf(session.cache().options().dtype));
+  const DType plain = PlainCacheDType(session.cache().options().dtype);
+  const auto element = static_cast<int64_t>(SizeOf(plain));
   CacheUse use;
   use.tokens = session.length();
   use.bytes = session.cache_bytes();
@@ -155,14 +154,14 @@ CacheUse MeasureCache(const Session& session) {
 
 std::string DescribeSession(const Session& session) {
   return Concat("compute ", ComputeModeName(session.compute()), ", KV cache ",
-                DTypeName(session.cache().options().dtype), ", ", cpu::CurrentIsa(), ", ",
+                CacheDTypeName(session.cache().options().dtype), ", ", cpu::CurrentIsa(), ", ",
                 session.threads(), session.threads() == 1 ? " thread" : " threads");
 }
 
 nlohmann::ordered_json SessionJson(const Session& session) {
   nlohmann::ordered_json json;
   json["compute"] = ComputeModeName(session.compute());
-  json["kv_dtype"] = DTypeName(session.cache().options().dtype);
+  json["kv_dtype"] = CacheDTypeName(session.cache().options().dtype);
   json["page_size"] = session.cache().options().page_size;
   json["context"] = session.context();
   json["isa"] = cpu::CurrentIsa();

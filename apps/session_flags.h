@@ -44,7 +44,9 @@ struct LoadedModel {
 };
 Result<std::unique_ptr<Model>> LoadModel(const std::string& dir);
 Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir);
-// The same, quantised as --quantize says, with a progress bar.
+// Quantises the weights as --quantize says, with a progress bar.
+void QuantiseAsAsked(const SessionFlags& flags, Model& model);
+// The same as the two above, quantised as --quantize says.
 Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags);
 Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags);
 

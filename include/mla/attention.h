@@ -9,6 +9,9 @@
 //    where that is negative. Without causal every query sees all kv_len keys.
 //  - Memory in pages that are not used, past kv_len in the last page, or past the last used entry
 //    of a page table row is never used in arithmetic that reaches an output.
+//  - A latent cache is f32, f16 or bf16, or i8: rows of Int8LatentLayout(kv_lora_rank,
+//    qk_rope_head_dim).bytes() bytes (mla/int8_latent.h), in which "a row's numbers" are those it
+//    stands for. Its rows begin at multiples of 4 bytes.
 //  - Offsets are 64-bit. Strides are honoured; the innermost stride of every tensor must be 1.
 //  - On error nothing is written to out or lse.
 //  - A sequence's result does not depend on the other sequences of the call, nor on the number of
@@ -43,8 +46,9 @@ struct PagedBatch {
 // section 2.1.2 with W_UK absorbed into the query and W_UV left to the caller.
 //   score_ij = scale * q_i . [c_kv_j ; k_pe_j],   out_i = sum_j softmax(score)_ij c_kv_j
 struct MlaAbsorbedArgs {
-  ConstTensor q;      // [tokens, heads, kv_lora_rank + qk_rope_head_dim]: [q_lat ; q_pe]
-  ConstTensor cache;  // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]
+  ConstTensor q;  // [tokens, heads, kv_lora_rank + qk_rope_head_dim]: [q_lat ; q_pe]
+  // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]; or int8 latents
+  ConstTensor cache;
   PagedBatch batch;
   int32_t kv_lora_rank = 0;
   float scale = 0;  // (qk_nope_head_dim + qk_rope_head_dim)^-1/2, times YaRN's mscale^2
@@ -57,8 +61,9 @@ struct MlaAbsorbedArgs {
 // tokens at a time, and attended to as MHA with d_k = qk_nope_head_dim + qk_rope_head_dim.
 //   k_j = [W_UK c_kv_j ; k_pe_j],  v_j = W_UV c_kv_j
 struct MlaExpandedArgs {
-  ConstTensor q;      // [tokens, heads, qk_nope_head_dim + qk_rope_head_dim]: [q_nope ; q_pe]
-  ConstTensor cache;  // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]
+  ConstTensor q;  // [tokens, heads, qk_nope_head_dim + qk_rope_head_dim]: [q_nope ; q_pe]
+  // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]; or int8 latents
+  ConstTensor cache;
   // Views of kv_b_proj (or of k_b and v_b). One of the two inner strides must be 1.
   ConstTensor w_uk;  // [heads, qk_nope_head_dim, kv_lora_rank]
   ConstTensor w_uv;  // [heads, v_head_dim, kv_lora_rank]

@@ -112,12 +112,15 @@ struct CombineExpertsArgs {
 };
 
 // Writes each row of x, converted to the cache's dtype (round to nearest even), at slot[i] =
-// page * page_size + offset. `column` is where in the cache row it begins.
+// page * page_size + offset. `column` is where in the cache row it begins. An i8 cache takes whole
+// latents, x = [c_kv ; k_pe], and quantises them as mla/int8_latent.h says.
 struct CacheWriteArgs {
   ConstTensor x;                   // [rows, width]
   std::span<const int64_t> slots;  // [rows]
-  Tensor cache;                    // [num_slots, row], row >= column + width
-  int64_t column = 0;
+  // [num_slots, row] f32, f16 or bf16, row >= column + width; or i8 [num_slots, bytes of a latent]
+  Tensor cache;
+  int64_t column = 0;        // 0 for i8
+  int32_t kv_lora_rank = 0;  // for i8: how many of `width` numbers are c_kv
 };
 
 Status Embedding(const EmbeddingArgs& args, const Context& context);

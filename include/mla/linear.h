@@ -3,8 +3,10 @@
 // Weights are f32, f16 or bf16, a block type, or f8_e4m3 with block scales, and are used as they
 // lie (mapped files included); HeadLinear takes the first three only. Activations are f32 tensors
 // whose innermost stride is 1. ComputeMode says how the products are formed; quantised weights
-// enter with their exact values in both, and activations are never rounded to integers. An output
-// element depends on its own row of x alone: not on the other rows nor on the number of threads.
+// enter with their exact values in both. Activations are never rounded to 8-bit integers; a kernel
+// of mode bf16 may hold them in 16 bits, as multiples of a power of two per group of 32: those
+// below 2^-7 of the group's largest to 2^-15 of it, the others exactly. An output element depends
+// on its own row of x alone: not on the other rows nor on the number of threads.
 #ifndef MLA_LINEAR_H_
 #define MLA_LINEAR_H_
 

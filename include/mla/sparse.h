@@ -32,8 +32,9 @@ struct MlaIndexTopkArgs {
 // MlaAbsorbed over the given tokens alone: which are seen is for the indices to say, so there is no
 // causal mask here.
 struct MlaSparseArgs {
-  ConstTensor q;        // [tokens, heads, kv_lora_rank + qk_rope_head_dim]: [q_lat ; q_pe]
-  ConstTensor cache;    // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]
+  ConstTensor q;  // [tokens, heads, kv_lora_rank + qk_rope_head_dim]: [q_lat ; q_pe]
+  // [num_pages, page_size, kv_lora_rank + qk_rope_head_dim]: [c_kv ; k_pe]; or int8 latents
+  ConstTensor cache;
   ConstTensor indices;  // [tokens, top_k] i32: distinct positions below kv_len; -1: nothing
   PagedBatch batch;
   int32_t kv_lora_rank = 0;

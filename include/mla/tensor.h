@@ -14,15 +14,16 @@ namespace mla {
 
 // Plain types have one element after another. The block types, those of GGUF, store a run of
 // elements of a row as codes and scales together (src/tensor/quant_blocks.h). F8E4M3 has one byte
-// per element, and its scales lie elsewhere: see BlockScales.
+// per element, and its scales lie elsewhere: see BlockScales. I8 is one byte: in a cache, one of an
+// int8 latent (mla/int8_latent.h).
 // clang-format off
 enum class DType : uint8_t {
-  kF32, kF16, kBF16, kI32, kF8E4M3, kQ8_0, kQ4_0, kQ5_0, kQ4_K, kQ5_K, kQ6_K
+  kF32, kF16, kBF16, kI32, kI8, kF8E4M3, kQ8_0, kQ4_0, kQ5_0, kQ4_K, kQ5_K, kQ6_K
 };
 // clang-format on
 
 size_t SizeOf(DType dtype);               // bytes per element; 0 for block types
-std::string_view DTypeName(DType dtype);  // "f32", "bf16", "i32", "f8_e4m3", "q8_0", "q4_K"
+std::string_view DTypeName(DType dtype);  // "f32", "bf16", "i8", "f8_e4m3", "q8_0", "q4_K"
 
 int64_t BlockElements(DType dtype);  // 32 or 256; 1 for plain types
 int64_t BlockBytes(DType dtype);     // of one block; SizeOf for plain types

@@ -3,15 +3,17 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/check.h"
 
 namespace mla {
 namespace {
 
-// About 50 microseconds on current machines: longer than the serial work between two regions of a
-// decode step, short enough to leave the CPU to others when the model waits for input.
-constexpr int kSpins = 20000;
+// How long a thread looks again and again before it sleeps: longer than the serial work between two
+// regions of a decode step, short enough to leave the CPU to others soon when the model waits. In
+// time, as the pause instruction takes from 4 to 140 cycles.
+constexpr std::chrono::microseconds kSpinTime{100};
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -20,6 +22,28 @@ inline void Pause() {
   asm volatile("yield");
 #endif
 }
+
+// The looks that a thread takes before it sleeps.
+class Spinner {
+ public:
+  explicit Spinner(bool enabled) : enabled_(enabled) {}
+
+  // Pauses, and says whether to look again. Asks for the time only now and then.
+  bool LookAgain() {
+    if (!enabled_) return false;
+    Pause();
+    if (++looks_ % kLooksPerClock != 0) return true;
+    const auto now = std::chrono::steady_clock::now();
+    if (looks_ == kLooksPerClock) end_ = now + kSpinTime;
+    return now < end_;
+  }
+
+ private:
+  static constexpr uint32_t kLooksPerClock = 64;
+  bool enabled_;
+  uint32_t looks_ = 0;
+  std::chrono::steady_clock::time_point end_;
+};
 
 }  // namespace
 
@@ -30,7 +54,9 @@ int UsableCpus() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-ThreadPool::ThreadPool(int num_threads) {
+// With more threads than CPUs, one that spins keeps another from its work.
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(num_threads), may_spin_(num_threads <= UsableCpus()) {
   MLA_CHECK(num_threads >= 1, "num_threads ", num_threads);
   workers_.reserve(num_threads - 1);
   for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { WorkerMain(i); });
@@ -65,12 +91,10 @@ void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
   epoch_.notify_all();
   Work(0);
   gate_.fetch_and(~kOpen, std::memory_order_relaxed);
-  for (int spins = 0; gate_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      Pause();
-    } else {
-      std::this_thread::yield();
-    }
+  Spinner spinner(may_spin_);
+  for (uint32_t inside; (inside = gate_.load(std::memory_order_acquire)) != 0;) {
+    // A worker that the system has taken off its CPU needs this one more than we do.
+    if (!spinner.LookAgain()) gate_.wait(inside, std::memory_order_acquire);
   }
   busy_.store(false, std::memory_order_release);
 }
@@ -89,19 +113,15 @@ void ThreadPool::WorkerMain(int thread) {
   uint32_t seen = 0;
   for (;;) {
     uint32_t now;
-    int spins = 0;
+    Spinner spinner(may_spin_);
     while ((now = epoch_.load(std::memory_order_acquire)) == seen) {
-      if (++spins < kSpins) {
-        Pause();
-      } else {
-        epoch_.wait(seen, std::memory_order_acquire);
-      }
+      if (!spinner.LookAgain()) epoch_.wait(seen, std::memory_order_acquire);
     }
     seen = now;
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!Enter()) continue;
     Work(thread);
-    gate_.fetch_sub(1, std::memory_order_release);
+    if (gate_.fetch_sub(1, std::memory_order_release) == 1) gate_.notify_one();
   }
 }
 

@@ -11,7 +11,10 @@
 namespace mla {
 
 // A call runs on the calling thread and num_threads - 1 workers. Workers spin briefly between
-// regions (a decode step has dozens, a few microseconds apart), then sleep.
+// regions (a decode step has dozens, a few microseconds apart), then sleep; where there are more
+// threads than CPUs, they sleep at once. No thread is bound to a CPU: two programs that bind theirs
+// to the same ones halve each other while other CPUs idle, and the system spreads threads over free
+// cores by itself.
 class ThreadPool {
  public:
   explicit ThreadPool(int num_threads);  // >= 1
@@ -19,7 +22,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const { return num_threads_; }
 
   // Calls fn(task, thread) once for every task in [0, num_tasks), tasks handed out in order as
   // threads come free; thread in [0, num_threads()). Returns when all are done. A region started
@@ -38,6 +41,8 @@ class ThreadPool {
   bool Enter();
   void WorkerMain(int thread);
 
+  const int num_threads_;
+  const bool may_spin_;
   std::vector<std::thread> workers_;
   std::atomic<bool> busy_{false};  // a region runs
   const void* fn_ = nullptr;

@@ -9,6 +9,7 @@ namespace mla {
 namespace {
 
 constexpr Kernel<MlaAbsorbedArgs> kMlaAbsorbed[] = {
+    {"cpu_avx512_vnni", cpu::Avx512VnniRefusesMlaAbsorbed, cpu::RunAvx512VnniMlaAbsorbed},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesMlaAbsorbed, cpu::RunAvx512Bf16MlaAbsorbed},
     {"cpu_simd", cpu::SimdRefusesMlaAbsorbed, cpu::RunSimdMlaAbsorbed},
     {"reference", NeverRefuses<MlaAbsorbedArgs>, reference::MlaAbsorbed},

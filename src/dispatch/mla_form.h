@@ -1,4 +1,4 @@
-// The choice between the absorbed and the expanded form of MLA, from the cost of each.
+// The two forms of MLA and their operations. The choice between them: mla_cost.h.
 #ifndef MLA_DISPATCH_MLA_FORM_H_
 #define MLA_DISPATCH_MLA_FORM_H_
 
@@ -22,9 +22,8 @@ struct MlaShape {
 //   expanded: W_UK and W_UV for every cached token, scores and sums over the heads' dims.
 double MlaFlops(MlaForm form, const MlaShape& shape, int64_t q_len, int64_t kv_len);
 
-// The cheaper form. A function of this one sequence's lengths, so that a sequence's result does not
-// depend on the batch it is in.
-MlaForm ChooseMlaForm(const MlaShape& shape, int64_t q_len, int64_t kv_len);
+// Pairs of a query and a key that it sees.
+double MlaCausalPairs(int64_t q_len, int64_t kv_len);
 
 }  // namespace mla
 

@@ -4,6 +4,7 @@
 
 #include "base/numeric.h"
 #include "kernels/cpu/isa.h"
+#include "mla/elementwise.h"
 
 namespace mla {
 namespace {
@@ -98,6 +99,39 @@ Status Session::Append(std::span<const int32_t> tokens,
     if (!status.ok()) {
       if (length() != before) Truncate(before);
       return status;
+    }
+  }
+  return {};
+}
+
+Status Session::AppendRandomRows(int32_t tokens, uint64_t seed) {
+  MLA_RETURN_IF_ERROR(CheckRoom(static_cast<size_t>(tokens)));
+  const int32_t before = length();
+  MLA_RETURN_IF_ERROR(sequence_.Extend(tokens));
+  logits_.clear();
+  Context context;
+  context.threads = &threads_;
+  context.workspace = &workspace_;
+  uint64_t state = seed;
+  for (int32_t begin = before; begin < length(); begin += kPrefillChunk) {
+    const int32_t count = std::min(kPrefillChunk, length() - begin);
+    std::vector<int64_t> slots(count);
+    for (int32_t i = 0; i < count; ++i) slots[i] = sequence_.SlotOf(begin + i);
+    for (size_t layer = 0; layer < cache_->options().layers.size(); ++layer) {
+      const LayerCacheSpec& components = cache_->options().layers[layer];
+      for (size_t c = 0; c < components.size(); ++c) {
+        std::vector<float> rows(count * components[c].row);
+        for (float& x : rows) {
+          state = state * 6364136223846793005U + 1442695040888963407U;
+          x = static_cast<float>(static_cast<int32_t>(state >> 32)) * 0x1p-31F;
+        }
+        const Tensor pages = cache_->Component(layer, c);
+        const Tensor all(pages.data(), pages.dtype(), {pages.dim(0) * pages.dim(1), pages.dim(2)});
+        const ConstTensor x(rows.data(), DType::kF32, {count, components[c].row});
+        MLA_RETURN_IF_ERROR(CacheWrite(
+            {.x = x, .slots = slots, .cache = all, .kv_lora_rank = components[c].kv_lora_rank},
+            context));
+      }
     }
   }
   return {};

@@ -18,9 +18,10 @@
 namespace mla {
 
 struct SessionOptions {
-  int32_t context = 0;            // most tokens to hold; 0: the model's max_positions
-  std::optional<DType> kv_dtype;  // default: f32 in f32 mode, bf16 in bf16 mode
-  int32_t page_size = 64;         // tokens per page of the cache, 1 to 256
+  int32_t context = 0;  // most tokens to hold; 0: the model's max_positions
+  // f32, f16, bf16, or i8: int8 latents. Default: f32 in f32 mode, bf16 in bf16 mode.
+  std::optional<DType> kv_dtype;
+  int32_t page_size = 64;  // tokens per page of the cache, 1 to 256
   AttentionForm form = AttentionForm::kAuto;
   // Default: bf16 where the CPU has bf16 dot products and weights are bf16 or quantised, else f32.
   std::optional<ComputeMode> compute;
@@ -43,6 +44,10 @@ class Session {
   // error the session is as before.
   Status Append(std::span<const int32_t> tokens,
                 const std::function<bool(int32_t done)>& progress = nullptr);
+
+  // Adds tokens whose cached rows are random, uniform in [-1, 1): what follows costs what it costs
+  // after a text of that length, and means nothing. For measuring; logits() becomes empty.
+  Status AppendRandomRows(int32_t tokens, uint64_t seed);
 
   // As Append, and hands the logits of each chunk's tokens, [n, vocab] f32, to `sink` in order;
   // logits() is not updated.

@@ -112,17 +112,32 @@ Status Checkpoint::AddFile(const std::string& path) {
 Result<Checkpoint> Checkpoint::FromGguf(GgufFile file, std::vector<StoredTensor> tensors,
                                         std::vector<std::unique_ptr<std::byte[]>> converted) {
   Checkpoint checkpoint;
-  checkpoint.gguf_tensors_ = std::move(tensors);
-  for (const StoredTensor& tensor : checkpoint.gguf_tensors_) {
-    if (!checkpoint.by_name_.emplace(tensor.name, Place{&tensor, 0}).second) {
-      return CorruptFile(file.path(), ": two tensors are ", Quote(tensor.name));
-    }
-    checkpoint.tensors_.push_back(&tensor);
-    checkpoint.data_bytes_ += std::ssize(tensor.data);
+  if (const auto twice = checkpoint.AddTensors(std::move(tensors))) {
+    return CorruptFile(file.path(), ": two tensors are ", Quote(*twice));
   }
   checkpoint.gguf_ = std::move(file);
   checkpoint.converted_ = std::move(converted);
   return checkpoint;
+}
+
+Result<Checkpoint> Checkpoint::FromMemory(std::vector<StoredTensor> tensors,
+                                          std::shared_ptr<const void> memory) {
+  Checkpoint checkpoint;
+  if (const auto twice = checkpoint.AddTensors(std::move(tensors))) {
+    return InvalidArgument("two tensors are ", Quote(*twice));
+  }
+  checkpoint.memory_ = std::move(memory);
+  return checkpoint;
+}
+
+std::optional<std::string> Checkpoint::AddTensors(std::vector<StoredTensor> tensors) {
+  own_tensors_ = std::move(tensors);
+  for (const StoredTensor& tensor : own_tensors_) {
+    if (!by_name_.emplace(tensor.name, Place{&tensor, 0}).second) return tensor.name;
+    tensors_.push_back(&tensor);
+    data_bytes_ += std::ssize(tensor.data);
+  }
+  return std::nullopt;
 }
 
 const StoredTensor* Checkpoint::Find(std::string_view name) const {

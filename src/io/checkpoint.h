@@ -1,5 +1,5 @@
 // The weights of a model: one safetensors file, or shards with an index; or tensors of another
-// file.
+// file, or of memory.
 #ifndef MLA_IO_CHECKPOINT_H_
 #define MLA_IO_CHECKPOINT_H_
 
@@ -34,20 +34,28 @@ class Checkpoint {
   static Result<Checkpoint> FromGguf(GgufFile file, std::vector<StoredTensor> tensors,
                                      std::vector<std::unique_ptr<std::byte[]>> converted);
 
+  // Tensors that point into `memory`, whose owner this becomes. kInvalidArgument if two have one
+  // name.
+  static Result<Checkpoint> FromMemory(std::vector<StoredTensor> tensors,
+                                       std::shared_ptr<const void> memory);
+
   const StoredTensor* Find(std::string_view name) const;  // null: no such tensor
   const std::vector<const StoredTensor*>& tensors() const { return tensors_; }  // by file and place
-  std::span<const SafetensorsFile> files() const { return files_; }             // empty: GGUF
-  const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }            // null: safetensors
+  std::span<const SafetensorsFile> files() const { return files_; }             // empty: others
+  const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }            // null: others
   int64_t data_bytes() const { return data_bytes_; }                            // of all tensors
   void Prefetch() const;                                                        // see MappedFile
 
  private:
   Checkpoint() = default;
   Status AddFile(const std::string& path);
+  // Takes tensors that belong to no safetensors file. Returns a name that two of them have.
+  std::optional<std::string> AddTensors(std::vector<StoredTensor> tensors);
 
   std::vector<SafetensorsFile> files_;
   std::optional<GgufFile> gguf_;
-  std::vector<StoredTensor> gguf_tensors_;
+  std::vector<StoredTensor> own_tensors_;  // of GGUF or memory
+  std::shared_ptr<const void> memory_;
   std::vector<std::unique_ptr<std::byte[]>> converted_;
   std::vector<const StoredTensor*> tensors_;
   struct Place {

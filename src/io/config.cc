@@ -76,12 +76,14 @@ Result<json> ReadConfigFile(const std::string& dir) {
   return ReadJsonFile(path, JsonLimits{.max_bytes = size_t{16} << 20});
 }
 
-Result<ConfigReader> ConfigReader::Create(const json& value, std::string what) {
+Result<ConfigReader> ConfigReader::Create(const json& value, std::string what,
+                                          std::set<std::string>* asked) {
   if (!value.is_object()) return CorruptFile(what, " is ", DescribeJson(value), ", want an object");
-  return ConfigReader(&value, std::move(what) + ": ");
+  return ConfigReader(&value, std::move(what) + ": ", "", asked);
 }
 
 const json* ConfigReader::Find(std::string_view key) const {
+  if (asked_ != nullptr) asked_->insert(Concat(path_, key));
   const auto member = object_->find(key);
   return member == object_->end() || member->is_null() ? nullptr : &*member;
 }
@@ -186,7 +188,7 @@ Result<std::string> ConfigReader::GetChoiceOr(
 Result<ConfigReader> ConfigReader::GetObject(std::string_view key) const {
   const json* value = Find(key);
   if (value == nullptr || !value->is_object()) return BadValue(key, "an object");
-  return ConfigReader(value, Concat(prefix_, key, "."));
+  return ConfigReader(value, Concat(prefix_, key, "."), Concat(path_, key, "."), asked_);
 }
 
 Result<std::optional<ConfigReader>> ConfigReader::GetOptionalObject(std::string_view key) const {

@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,11 +26,14 @@ Result<nlohmann::json> ReadConfigFile(const std::string& dir);
 //   GetXOr        `fallback` (not checked) if the member is missing or null
 //   GetOptionalX  nothing if the member is missing or null
 // A number with a whole value counts as an integer (32.0), a string never as a number. Errors are
-// kCorruptFile. Copies are cheap; thread-safe.
+// kCorruptFile. Copies are cheap; thread-safe, unless keys are collected.
 class ConfigReader {
  public:
   // `what` names the object in errors. kCorruptFile if `value` is not an object.
-  static Result<ConfigReader> Create(const nlohmann::json& value, std::string what);
+  // `asked`, if given, collects the keys that are asked for, in nested objects too, there or not:
+  // "rope_scaling.factor". It must outlive the reader.
+  static Result<ConfigReader> Create(const nlohmann::json& value, std::string what,
+                                     std::set<std::string>* asked = nullptr);
 
   bool Has(std::string_view key) const;  // there and not null
 
@@ -75,12 +79,15 @@ class ConfigReader {
   Error BadValue(std::string_view key, std::string_view want) const;
 
  private:
-  ConfigReader(const nlohmann::json* object, std::string prefix)
-      : object_(object), prefix_(std::move(prefix)) {}
+  ConfigReader(const nlohmann::json* object, std::string prefix, std::string path,
+               std::set<std::string>* asked)
+      : object_(object), prefix_(std::move(prefix)), path_(std::move(path)), asked_(asked) {}
   const nlohmann::json* Find(std::string_view key) const;  // null if missing or null
 
   const nlohmann::json* object_;
   std::string prefix_;  // "config.json: " or "config.json: rope_scaling."
+  std::string path_;    // "" or "rope_scaling."
+  std::set<std::string>* asked_;
 };
 
 }  // namespace mla

@@ -10,12 +10,14 @@
 #include "base/check.h"
 #include "base/numeric.h"
 #include "mla/attention.h"
+#include "mla/int8_latent.h"
 
 namespace mla {
 
 struct KvCache::Region {
   void* data = nullptr;
-  int64_t row = 0;
+  DType dtype = DType::kBF16;
+  int64_t row = 0;  // elements per token
   size_t bytes = 0;
 };
 
@@ -23,9 +25,9 @@ namespace {
 
 Status ValidateOptions(const KvCacheOptions& options) {
   if (options.dtype != DType::kF32 && options.dtype != DType::kF16 &&
-      options.dtype != DType::kBF16) {
+      options.dtype != DType::kBF16 && options.dtype != DType::kI8) {
     return InvalidArgument("KV cache dtype is ", DTypeName(options.dtype),
-                           ", want f32, f16 or bf16");
+                           ", want f32, f16, bf16 or int8");
   }
   if (options.page_size < 1 || options.page_size > kMaxPageSize) {
     return InvalidArgument("KV cache page_size is ", options.page_size, ", want 1 to ",
@@ -41,12 +43,33 @@ Status ValidateOptions(const KvCacheOptions& options) {
         return InvalidArgument("KV cache layer ", layer, " component ", component.name, " has ",
                                component.row, " numbers per token, want 1 or more");
       }
+      if (options.dtype == DType::kI8 && (component.name == "k" || component.name == "v")) {
+        return InvalidArgument("an int8 KV cache holds MLA's latent, but layer ", layer,
+                               " caches the keys and values of heads: want f32, f16 or bf16");
+      }
     }
   }
   return {};
 }
 
+// How a cache of `dtype` stores a component: its elements, and how many a token has.
+struct Storage {
+  DType dtype;
+  int64_t row;
+};
+Storage StorageOf(const CacheComponent& component, DType dtype) {
+  if (dtype != DType::kI8) return {dtype, component.row};
+  if (component.kv_lora_rank == 0) return {PlainCacheDType(dtype), component.row};
+  const Int8LatentLayout layout{component.kv_lora_rank,
+                                static_cast<int32_t>(component.row - component.kv_lora_rank)};
+  return {DType::kI8, layout.bytes()};
+}
+
 }  // namespace
+
+std::string_view CacheDTypeName(DType dtype) {
+  return dtype == DType::kI8 ? "int8" : DTypeName(dtype);
+}
 
 KvCache::KvCache(const KvCacheOptions& options) : options_(options) {}
 
@@ -59,11 +82,11 @@ KvCache::~KvCache() {
 Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options) {
   MLA_RETURN_IF_ERROR(ValidateOptions(options));
   std::unique_ptr<KvCache> cache(new KvCache(options));
-  const auto element = static_cast<int64_t>(SizeOf(options.dtype));
   for (const LayerCacheSpec& layer : options.layers) {
     auto& regions = cache->regions_.emplace_back();
     for (const CacheComponent& component : layer) {
-      const auto row_bytes = CheckedMul(component.row, element);
+      const Storage storage = StorageOf(component, options.dtype);
+      const auto row_bytes = CheckedMul(storage.row, static_cast<int64_t>(SizeOf(storage.dtype)));
       const auto page_bytes = CheckedMul(row_bytes.value_or(-1), options.page_size);
       const auto bytes = CheckedMul(page_bytes.value_or(-1), options.num_pages);
       if (!row_bytes || !page_bytes || !bytes) {
@@ -78,7 +101,7 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options) 
                      Concat("cannot reserve ", *bytes, " bytes of KV cache: ", std::strerror(errno),
                             "; a smaller --context needs less")};
       }
-      regions.push_back({data, component.row, static_cast<size_t>(*bytes)});
+      regions.push_back({data, storage.dtype, storage.row, static_cast<size_t>(*bytes)});
       cache->bytes_per_token_ += *row_bytes;
     }
   }
@@ -91,7 +114,7 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options) 
 
 Tensor KvCache::Component(size_t layer, size_t component) const {
   const Region& region = regions_[layer][component];
-  return Tensor(region.data, options_.dtype, {options_.num_pages, options_.page_size, region.row});
+  return Tensor(region.data, region.dtype, {options_.num_pages, options_.page_size, region.row});
 }
 
 CachedSequence::CachedSequence(CachedSequence&& other) noexcept

@@ -6,6 +6,9 @@
 // ([c_kv ; k_pe], k_pe after RoPE, in the checkpoint's element order) and nothing else; one that
 // chooses the tokens it attends to has its indexer's keys beside it, "index_k". An MHA, GQA or MQA
 // layer has "k" and "v", kv_heads * head_dim numbers each.
+//
+// In an int8 cache latents are int8 latents (mla/int8_latent.h) and index_k is bf16; "k" and "v" it
+// does not hold.
 #ifndef MLA_KVCACHE_KV_CACHE_H_
 #define MLA_KVCACHE_KV_CACHE_H_
 
@@ -13,6 +16,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mla/result.h"
@@ -21,30 +25,37 @@
 namespace mla {
 
 struct CacheComponent {
-  std::string name;  // "latent", "k", "v"
-  int64_t row = 0;   // numbers per token
+  std::string name;          // "latent", "index_k", "k", "v"
+  int64_t row = 0;           // numbers per token
+  int32_t kv_lora_rank = 0;  // how many of a latent's are c_kv; 0: not a latent
 };
 using LayerCacheSpec = std::vector<CacheComponent>;
 
 struct KvCacheOptions {
   std::vector<LayerCacheSpec> layers;
-  DType dtype = DType::kBF16;  // f32, f16 or bf16
+  DType dtype = DType::kBF16;  // f32, f16 or bf16, or i8: int8 latents
   int32_t page_size = 64;      // tokens per page, 1 to 256
   int64_t num_pages = 0;       // of the pool
 };
+
+// Of what is no latent in a cache of this dtype: bf16 beside int8 latents, else the same.
+inline DType PlainCacheDType(DType dtype) { return dtype == DType::kI8 ? DType::kBF16 : dtype; }
+
+// What users call a cache of this dtype: "f32", "f16", "bf16", "int8".
+std::string_view CacheDTypeName(DType dtype);
 
 // Memory is reserved at creation and committed by the system page by page as tokens are written.
 // Not thread-safe; a cache outlives the sequences taken from it.
 class KvCache {
  public:
-  // kInvalidArgument for options out of range or sizes that overflow, kOutOfMemory if the address
-  // space cannot be reserved.
+  // kInvalidArgument for options out of range, sizes that overflow, or an int8 cache of layers
+  // without a latent; kOutOfMemory if the address space cannot be reserved.
   static Result<std::unique_ptr<KvCache>> Create(const KvCacheOptions& options);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
-  // [num_pages, page_size, row] of one layer's component.
+  // [num_pages, page_size, row] of one layer's component; an int8 latent's row is its bytes.
   Tensor Component(size_t layer, size_t component) const;
 
   const KvCacheOptions& options() const { return options_; }

@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "base/numeric.h"
+#include "mla/int8_latent.h"
 
 namespace mla {
 namespace {
@@ -123,7 +124,12 @@ struct CacheVectors {
 int64_t VectorBytes(const CacheVectors& v, CacheFormat format) {
   switch (format) {
     case CacheFormat::kF16: return 2 * v.count * v.dim;
-    case CacheFormat::kInt8: return v.count * (v.dim + 4);
+    case CacheFormat::kInt8:
+      if (v.kind == CacheVectors::kHeads) return v.count * (v.dim + 4);
+      if (v.kind == CacheVectors::kIndex) return 2 * v.count * v.dim;
+      return v.kind == CacheVectors::kLatent
+                 ? Int8LatentLayout{static_cast<int32_t>(v.dim), 0}.bytes()
+                 : Int8LatentLayout{0, static_cast<int32_t>(v.dim)}.bytes();
     case CacheFormat::kFp8: break;
   }
   if (v.kind == CacheVectors::kRope) return 2 * v.count * v.dim;

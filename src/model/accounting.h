@@ -62,8 +62,9 @@ Result<int64_t> WeightBytes(const std::vector<WeightGroup>& groups, WeightFormat
 
 // How the cache is stored. kF16: f16 or bf16. kFp8: the latent as e4m3 with an f32 scale per 128
 // numbers, index keys alike, and the rope key in bf16 (656 bytes for 512 + 64: the layout of
-// DeepSeek-V3.2's sparse attention), keys and values of heads as e4m3 alone. kInt8: one f32 scale
-// per vector: per latent, rope key, and each head's key and value.
+// DeepSeek-V3.2's sparse attention), keys and values of heads as e4m3 alone. kInt8: int8
+// latents (mla/int8_latent.h: 656 bytes for 512 + 64), index keys in bf16, as `--kv-dtype int8` has
+// them; keys and values of heads, which it does not hold, as int8 with one f32 scale per vector.
 enum class CacheFormat { kF16, kFp8, kInt8 };
 inline constexpr CacheFormat kCacheFormats[] = {CacheFormat::kF16, CacheFormat::kFp8,
                                                 CacheFormat::kInt8};

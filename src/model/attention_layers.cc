@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "dispatch/mla_cost.h"
 #include "mla/attention.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
@@ -288,7 +289,8 @@ RunKind KindOf(const MlaSpec& spec, const StepContext& step, int32_t seq) {
   }
   const StepBatch& batch = step.batch;
   const MlaForm form =
-      ChooseMlaForm(spec.shape, batch.cu_q[seq + 1] - batch.cu_q[seq], batch.kv_lens[seq]);
+      ChooseMlaForm(spec.shape, batch.cu_q[seq + 1] - batch.cu_q[seq], batch.kv_lens[seq],
+                    MlaArithmeticOf(step.context.compute, step.cache.options().dtype));
   return form == MlaForm::kAbsorbed ? RunKind::kAbsorbed : RunKind::kExpanded;
 }
 
@@ -344,8 +346,11 @@ Status RunMla(const MlaSpec& spec, const MlaWeights& weights, size_t layer,
     return AddProjection(weights.o, flat, hidden, step.context);
   }
   const Tensor latent = step.cache.Component(layer, 0);
-  MLA_RETURN_IF_ERROR(
-      CacheWrite({.x = kv, .slots = step.batch.slots, .cache = AsSlots(latent)}, step.context));
+  MLA_RETURN_IF_ERROR(CacheWrite({.x = kv,
+                                  .slots = step.batch.slots,
+                                  .cache = AsSlots(latent),
+                                  .kv_lora_rank = s.kv_lora_rank},
+                                 step.context));
   MLA_RETURN_IF_ERROR(AttendLatent(spec, weights, latent, turns, AsHeads(q, s.heads), out, step));
   return AddProjection(weights.o, flat, hidden, step.context);
 }

@@ -184,19 +184,23 @@ int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_
 }
 
 Result<std::unique_ptr<Model>> Model::Load(const std::string& path) {
-  std::unique_ptr<Model> model;
   if (IsGgufPath(path)) {
     MLA_ASSIGN_OR_RETURN(GgufModel gguf, LoadGgufModel(path));
-    model.reset(new Model(std::move(gguf.spec), std::move(gguf.checkpoint)));
-  } else {
-    MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ReadConfigFile(path));
-    MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config));
-    MLA_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
-    model.reset(new Model(std::move(spec), std::move(checkpoint)));
+    Result<std::unique_ptr<Model>> model = Create(std::move(gguf.spec), std::move(gguf.checkpoint));
+    if (!model.ok()) return CorruptFile(path, ": ", model.message());
+    return model;
   }
-  Result<ModelWeights> weights = BindWeights(model->spec_, model->checkpoint_);
-  if (!weights.ok()) return CorruptFile(path, ": ", weights.message());
-  model->weights_ = *std::move(weights);
+  MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ReadConfigFile(path));
+  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config));
+  MLA_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
+  Result<std::unique_ptr<Model>> model = Create(std::move(spec), std::move(checkpoint));
+  if (!model.ok()) return CorruptFile(path, ": ", model.message());
+  return model;
+}
+
+Result<std::unique_ptr<Model>> Model::Create(ModelSpec spec, Checkpoint checkpoint) {
+  std::unique_ptr<Model> model(new Model(std::move(spec), std::move(checkpoint)));
+  MLA_ASSIGN_OR_RETURN(model->weights_, BindWeights(model->spec_, model->checkpoint_));
   return model;
 }
 

@@ -46,6 +46,9 @@ class Model {
   // mapped and are not copied (gguf_model.h: exceptions). Errors name the file and what is wrong.
   static Result<std::unique_ptr<Model>> Load(const std::string& path);
 
+  // A model of these weights. kCorruptFile lists what of the checkpoint does not fit the spec.
+  static Result<std::unique_ptr<Model>> Create(ModelSpec spec, Checkpoint checkpoint);
+
   // Turns weights into block types in memory (quantize.h). Not to be called while the model runs.
   QuantiseReport Quantise(const QuantiseOptions& options) {
     return QuantiseWeights(options, weights_);

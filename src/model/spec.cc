@@ -29,7 +29,7 @@ std::vector<LayerCacheSpec> CacheSpecs(const ModelSpec& spec, bool full_heads) {
         layers.push_back({{"k", int64_t{s.heads} * (s.qk_nope_head_dim + s.qk_rope_head_dim)},
                           {"v", int64_t{s.heads} * s.v_head_dim}});
       } else {
-        layers.push_back({{"latent", s.kv_lora_rank + s.qk_rope_head_dim}});
+        layers.push_back({{"latent", s.kv_lora_rank + s.qk_rope_head_dim, s.kv_lora_rank}});
       }
       if (mla->indexer && !mla->indexer->reuse) {
         layers.back().push_back({"index_k", mla->indexer->head_dim});

@@ -16,16 +16,20 @@ namespace {
 // Looks tensors up and collects what is wrong with them, so that one error can list everything.
 class Binder {
  public:
-  // Null: binds shapes without memory (WeightShapes).
-  explicit Binder(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
+  // Without a checkpoint: binds shapes without memory (WeightShapes), and lists the tensors in
+  // `names` if that is given.
+  explicit Binder(const Checkpoint* checkpoint, std::vector<NamedShape>* names = nullptr)
+      : checkpoint_(checkpoint), names_(names) {}
 
   bool shapes_only() const { return checkpoint_ == nullptr; }
+  bool one_expert_of_many() const { return shapes_only() && names_ == nullptr; }
   bool from_gguf() const { return !shapes_only() && checkpoint_->gguf() != nullptr; }
   bool Has(std::string_view name) const {
     return !shapes_only() && checkpoint_->Find(name) != nullptr;
   }
 
   ConstTensor Get(const std::string& name, std::initializer_list<int64_t> shape) {
+    if (names_ != nullptr) names_->push_back({name, shape});
     if (shapes_only()) return ConstTensor(&kNoMemory, DType::kBF16, shape);
     const StoredTensor* stored = checkpoint_->Find(name);
     if (stored == nullptr) return Problem(Concat(NameInFile(name), " is missing"));
@@ -116,6 +120,7 @@ class Binder {
   static constexpr char kNoMemory = 0;  // what views of shapes alone point to
 
   const Checkpoint* checkpoint_;
+  std::vector<NamedShape>* names_;
   std::vector<ConvertedWeight> converted_;
   std::string text_;
   int problems_ = 0;
@@ -224,7 +229,7 @@ MoeWeights BindMoe(const MoeSpec& spec, int64_t hidden, const MoeNames& names, B
   MoeWeights weights;
   weights.router = binder.Get(names.router, {routed, hidden});
   if (spec.correction_bias) weights.correction_bias = binder.Get(names.correction_bias, {routed});
-  const int32_t experts = binder.shapes_only() ? 1 : spec.num_experts;
+  const int32_t experts = binder.one_expert_of_many() ? 1 : spec.num_experts;
   for (int32_t e = 0; e < experts && !binder.hopeless(); ++e) {
     const std::string expert = Concat(prefix, "experts.", e, ".");
     weights.gate.push_back(binder.Get(expert + "gate_proj.weight", {spec.intermediate, hidden}));
@@ -302,6 +307,13 @@ Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkp
   MLA_RETURN_IF_ERROR(binder.Finish());
   weights.converted = binder.TakeConverted();
   return weights;
+}
+
+std::vector<NamedShape> ListTensors(const ModelSpec& spec) {
+  std::vector<NamedShape> names;
+  Binder binder(nullptr, &names);
+  BindModel(spec, binder);
+  return names;
 }
 
 ModelWeights WeightShapes(const ModelSpec& spec) {

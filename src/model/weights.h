@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -87,6 +88,13 @@ struct ModelWeights {
 // 128 x 128 block) are missing or misshapen, are all listed in one error. Tensors beyond these are
 // ignored.
 Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint);
+
+// The tensors that BindWeights would look for, all of them, in the order of the model.
+struct NamedShape {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+std::vector<NamedShape> ListTensors(const ModelSpec& spec);
 
 // The weights that a model of this spec has, as shapes alone, for counting: the views are present
 // but hold no memory and must not be read. Of a layer's experts, which are all alike, there is one.

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/numeric.h"
+#include "mla/int8_latent.h"
 #include "ops/shape_checks.h"
 
 namespace mla {
@@ -87,6 +88,27 @@ Status ValidateScale(std::string_view op, float scale) {
   return {};
 }
 
+Status ValidateLatentCache(std::string_view op, const ConstTensor& cache, int64_t rank,
+                           int64_t rope) {
+  const std::string what = Field(op, "cache");
+  if (cache.dtype() != DType::kI8) {
+    MLA_RETURN_IF_ERROR(CheckShape(cache, what, {kAny, kAny, rank + rope}));
+    if (cache.dtype() == DType::kF32 || cache.dtype() == DType::kF16 ||
+        cache.dtype() == DType::kBF16) {
+      return {};
+    }
+    return InvalidArgument(what, " is ", DTypeName(cache.dtype()),
+                           ", want f32, f16, bf16, or i8 for int8 latents");
+  }
+  const Int8LatentLayout layout{static_cast<int32_t>(rank), static_cast<int32_t>(rope)};
+  MLA_RETURN_IF_ERROR(CheckShape(cache, what, {kAny, kAny, kAny}));
+  if (cache.dim(2) != layout.bytes()) {
+    return InvalidArgument(what, " has rows of ", cache.dim(2), " bytes, an int8 latent of ", rank,
+                           " + ", rope, " numbers has ", layout.bytes());
+  }
+  return CheckInt8LatentRows(cache, what);
+}
+
 Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse, int64_t tokens,
                        int64_t heads, int64_t d_v) {
   MLA_RETURN_IF_ERROR(CheckShape(out, Field(op, "out"), {tokens, heads, d_v}));
@@ -103,12 +125,12 @@ Status Validate(const MlaAbsorbedArgs& args) {
   MLA_RETURN_IF_ERROR(CheckShape(args.q, Field(kOp, "q"), {kAny, kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.q, Field(kOp, "q"), kFloatTypes));
   const int64_t latent_dim = args.q.dim(2);
-  MLA_RETURN_IF_ERROR(CheckShape(args.cache, Field(kOp, "cache"), {kAny, kAny, latent_dim}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.cache, Field(kOp, "cache"), kFloatTypes));
   if (args.kv_lora_rank < 1 || args.kv_lora_rank > latent_dim) {
     return InvalidArgument(kOp, ": kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ", latent_dim,
                            ", the last extent of q");
   }
+  MLA_RETURN_IF_ERROR(
+      ValidateLatentCache(kOp, args.cache, args.kv_lora_rank, latent_dim - args.kv_lora_rank));
   MLA_RETURN_IF_ERROR(
       ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), args.q.dim(1), args.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ValidateScale(kOp, args.scale));
@@ -119,8 +141,6 @@ Status Validate(const MlaExpandedArgs& args) {
   constexpr std::string_view kOp = "mla_expanded";
   MLA_RETURN_IF_ERROR(CheckShape(args.q, Field(kOp, "q"), {kAny, kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.q, Field(kOp, "q"), kFloatTypes));
-  MLA_RETURN_IF_ERROR(CheckShape(args.cache, Field(kOp, "cache"), {kAny, kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.cache, Field(kOp, "cache"), kFloatTypes));
   if (args.w_uk.rank() != 3) {
     return InvalidArgument(kOp, ": w_uk has rank ", args.w_uk.rank(), ", want 3");
   }
@@ -133,11 +153,12 @@ Status Validate(const MlaExpandedArgs& args) {
                            DTypeName(args.w_uv.dtype()), ", want one dtype");
   }
   const int64_t rope = args.q.dim(2) - args.w_uk.dim(1);
-  if (rope < 0 || rank < 1 || args.cache.dim(2) != rank + rope) {
-    return InvalidArgument(kOp, ": a cache row has ", args.cache.dim(2),
-                           " numbers; q's last extent ", args.q.dim(2), " and w_uk ",
-                           args.w_uk.ShapeString(), " ask for ", rank, " + ", rope);
+  if (rope < 0 || rank < 1) {
+    return InvalidArgument(kOp, ": q's last extent ", args.q.dim(2), " and w_uk ",
+                           args.w_uk.ShapeString(), " ask for a cache row of ", rank, " + ", rope,
+                           " numbers");
   }
+  MLA_RETURN_IF_ERROR(ValidateLatentCache(kOp, args.cache, rank, rope));
   MLA_RETURN_IF_ERROR(
       ValidateOutputs(kOp, args.out, args.lse, args.q.dim(0), heads, args.w_uv.dim(1)));
   MLA_RETURN_IF_ERROR(ValidateScale(kOp, args.scale));

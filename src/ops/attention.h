@@ -21,6 +21,9 @@ Status Validate(const MergeArgs& args);
 Status ValidateBatch(std::string_view op, const PagedBatch& batch, int64_t tokens,
                      const ConstTensor& cache);
 Status ValidateScale(std::string_view op, float scale);
+// A cache of latents [c_kv ; k_pe]: rows of numbers, or int8 latents. rank >= 1, rope >= 0.
+Status ValidateLatentCache(std::string_view op, const ConstTensor& cache, int64_t rank,
+                           int64_t rope);
 // out [tokens, heads, d_v] and the optional lse [tokens, heads].
 Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse, int64_t tokens,
                        int64_t heads, int64_t d_v);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "mla/int8_latent.h"
 #include "ops/shape_checks.h"
 
 namespace mla {
@@ -134,11 +135,38 @@ Status Validate(const CombineExpertsArgs& args) {
   return CheckRows("combine_experts", args.rows, args.x.dim(0));
 }
 
+namespace {
+
+// x and the cache of a CacheWrite to int8 latents.
+Status ValidateInt8Write(const CacheWriteArgs& args) {
+  const int64_t width = args.x.dim(1);
+  if (args.column != 0) {
+    return InvalidArgument("cache_write: column is ", args.column,
+                           ", want 0: int8 latents are written whole");
+  }
+  if (args.kv_lora_rank < 1 || args.kv_lora_rank > width) {
+    return InvalidArgument("cache_write: kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ",
+                           width, ", the width of x, for an i8 cache");
+  }
+  const Int8LatentLayout layout{args.kv_lora_rank, static_cast<int32_t>(width - args.kv_lora_rank)};
+  if (args.cache.dim(1) != layout.bytes()) {
+    return InvalidArgument("cache_write: cache has rows of ", args.cache.dim(1),
+                           " bytes, an int8 latent of ", args.kv_lora_rank, " + ",
+                           layout.qk_rope_head_dim, " numbers has ", layout.bytes());
+  }
+  return CheckInt8LatentRows(args.cache, "cache_write: cache");
+}
+
+}  // namespace
+
 Status Validate(const CacheWriteArgs& args) {
   MLA_RETURN_IF_ERROR(CheckF32(args.x, "cache_write: x", {kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckShape(args.cache, "cache_write: cache", {kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.cache, "cache_write: cache", kFloatTypes));
-  if (args.column < 0 || args.column + args.x.dim(1) > args.cache.dim(1)) {
+  MLA_RETURN_IF_ERROR(CheckDType(args.cache, "cache_write: cache",
+                                 {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}));
+  if (args.cache.dtype() == DType::kI8) {
+    MLA_RETURN_IF_ERROR(ValidateInt8Write(args));
+  } else if (args.column < 0 || args.column + args.x.dim(1) > args.cache.dim(1)) {
     return InvalidArgument("cache_write: columns ", args.column, " to ",
                            args.column + args.x.dim(1), " of a cache row of ", args.cache.dim(1));
   }

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "mla/int8_latent.h"
+
 namespace mla {
 namespace {
 
@@ -66,6 +68,20 @@ Status CheckDType(const ConstTensor& tensor, std::string_view what,
   return InvalidArgument(what, " is ", DTypeName(tensor.dtype()), ", want ", names);
 }
 
+Status CheckInt8LatentRows(const ConstTensor& cache, std::string_view what) {
+  constexpr int64_t kAlignment = Int8LatentLayout::kAlignment;
+  if (reinterpret_cast<uintptr_t>(cache.data()) % kAlignment != 0) {
+    return InvalidArgument(what, " is not aligned to ", kAlignment, " bytes, as int8 latents are");
+  }
+  for (int axis = 0; axis + 1 < cache.rank(); ++axis) {
+    if (cache.dim(axis) > 1 && cache.stride(axis) % kAlignment != 0) {
+      return InvalidArgument(what, " has stride ", cache.stride(axis), " on axis ", axis,
+                             ", int8 latents begin at multiples of ", kAlignment, " bytes");
+    }
+  }
+  return {};
+}
+
 namespace {
 
 Status CheckBlocks(const ConstTensor& w, std::string_view what) {
@@ -109,7 +125,7 @@ Status CheckWeightMatrix(const ConstTensor& w, std::string_view what,
   MLA_RETURN_IF_ERROR(CheckShape(w, what, dims));
   if (IsBlockType(w.dtype())) return CheckBlocks(w, what);
   if (w.dtype() == DType::kF8E4M3) return CheckScales(w, what);
-  if (w.dtype() != DType::kI32) return {};
+  if (w.dtype() != DType::kI32 && w.dtype() != DType::kI8) return {};
   return InvalidArgument(what, " is ", DTypeName(w.dtype()),
                          ", want f32, f16, bf16 or a quantised type");
 }

@@ -26,6 +26,9 @@ Status CheckShapeAnyStride(const ConstTensor& tensor, std::string_view what,
 Status CheckDType(const ConstTensor& tensor, std::string_view what,
                   std::initializer_list<DType> allowed);
 
+// The rows of int8 latents begin at multiples of Int8LatentLayout::kAlignment bytes.
+Status CheckInt8LatentRows(const ConstTensor& cache, std::string_view what);
+
 // A matrix of weights of any type that can be computed with, quantised ones included: whole blocks,
 // and for F8E4M3 block scales.
 Status CheckWeightMatrix(const ConstTensor& w, std::string_view what,

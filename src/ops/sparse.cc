@@ -47,14 +47,14 @@ Status Validate(const MlaSparseArgs& args) {
   MLA_RETURN_IF_ERROR(CheckShape(args.q, "mla_sparse: q", {kAny, kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.q, "mla_sparse: q", kFloatTypes));
   const int64_t latent_dim = args.q.dim(2);
-  MLA_RETURN_IF_ERROR(CheckShape(args.cache, "mla_sparse: cache", {kAny, kAny, latent_dim}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.cache, "mla_sparse: cache", kFloatTypes));
   MLA_RETURN_IF_ERROR(CheckShape(args.indices, "mla_sparse: indices", {args.q.dim(0), kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(args.indices, "mla_sparse: indices", {DType::kI32}));
   if (args.kv_lora_rank < 1 || args.kv_lora_rank > latent_dim) {
     return InvalidArgument("mla_sparse: kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ",
                            latent_dim, ", the last extent of q");
   }
+  MLA_RETURN_IF_ERROR(ValidateLatentCache("mla_sparse", args.cache, args.kv_lora_rank,
+                                          latent_dim - args.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ValidateOutputs("mla_sparse", args.out, args.lse, args.q.dim(0),
                                       args.q.dim(1), args.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ValidateScale("mla_sparse", args.scale));

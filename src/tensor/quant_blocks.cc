@@ -274,7 +274,8 @@ void DequantiseRow(DType dtype, const void* from, int64_t count, float* to) {
     case DType::kQ4_K: return DecodeRow<Q4_KBlock>(from, count, to);
     case DType::kQ5_K: return DecodeRow<Q5_KBlock>(from, count, to);
     case DType::kQ6_K: return DecodeRow<Q6_KBlock>(from, count, to);
-    case DType::kI32: break;
+    case DType::kI32:
+    case DType::kI8: break;
   }
   MLA_CHECK(false, "dequantise ", DTypeName(dtype));
 }
@@ -299,7 +300,8 @@ void QuantiseRow(DType dtype, const float* from, int64_t count, void* to) {
     case DType::kQ4_K: return EncodeRow<Q4_KBlock>(from, count, to);
     case DType::kQ5_K: return EncodeRow<Q5_KBlock>(from, count, to);
     case DType::kQ6_K: return EncodeRow<Q6_KBlock>(from, count, to);
-    case DType::kI32: break;
+    case DType::kI32:
+    case DType::kI8: break;
   }
   MLA_CHECK(false, "quantise to ", DTypeName(dtype));
 }

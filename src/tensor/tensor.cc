@@ -22,6 +22,7 @@ constexpr DTypeInfo kDTypes[] = {
     {DType::kF16, "f16", 1, 2},
     {DType::kBF16, "bf16", 1, 2},
     {DType::kI32, "i32", 1, 4},
+    {DType::kI8, "i8", 1, 1},
     {DType::kF8E4M3, "f8_e4m3", 1, 1},
     {DType::kQ8_0, "q8_0", Q8_0Block::kElements, sizeof(Q8_0Block)},
     {DType::kQ4_0, "q4_0", Q4_0Block::kElements, sizeof(Q4_0Block)},

@@ -334,6 +334,12 @@ TEST(Inspect, CountsTheModel) {
   EXPECT_EQ(json["cache"]["bytes_per_token"], 6 * 80 * 2);
   EXPECT_EQ(json["cache"]["mha_bytes_per_token"], 6 * 8 * 80 * 2);
   EXPECT_EQ(json["cache"]["mqa_bytes_per_token"], 6 * 80 * 2);
+  // 64 codes, a scale and 16 bf16; other caches as they would lie beside it.
+  const Json int8 = RunJson({"inspect", kModel, "--json", "--kv-dtype", "int8"});
+  EXPECT_EQ(int8["cache"]["dtype"], "int8");
+  EXPECT_EQ(int8["cache"]["bytes_per_token"], 6 * (64 + 4 + 32));
+  EXPECT_EQ(int8["cache"]["other_dtype"], "bf16");
+  EXPECT_EQ(int8["cache"]["mha_bytes_per_token"], json["cache"]["mha_bytes_per_token"]);
   EXPECT_EQ(json["eos_ids"], Json::array({1}));
   EXPECT_TRUE(json["unused_tensors"].empty());
   // Every number on disk is counted, and once.

@@ -73,7 +73,10 @@ TEST(Errors, FlagsOutOfRange) {
       {{"--threads", "two"}, 2, {"\"two\""}},
       {{"--page-size", "0"}, 2, {"--page-size", "\"0\"", "1 to 256"}},
       {{"--page-size", "257"}, 2, {"\"257\"", "1 to 256"}},
-      {{"--kv-dtype", "f64"}, 2, {"--kv-dtype", "\"f64\"", "f32, f16, bf16"}},
+      {{"--kv-dtype", "f64"}, 2, {"--kv-dtype", "\"f64\"", "f32, f16, bf16, int8"}},
+      {{"--kv-dtype", "int8", "--attention", "mha"},
+       1,
+       {"int8", "layer 0", "want f32, f16 or bf16"}},
       {{"--attention", "flash"}, 2, {"--attention", "\"flash\"", "auto, absorbed, expanded"}},
       {{"--compute", "fp8"}, 2, {"--compute", "\"fp8\"", "f32, bf16"}},
   };

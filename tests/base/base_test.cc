@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <vector>
 
@@ -113,6 +115,33 @@ TEST(ThreadPool, WorkersSleepAndWakeAgain) {
     pool.ParallelFor(4, [&](int64_t, int) { ++runs; });
     EXPECT_EQ(runs, 4);
   }
+}
+
+// The caller sleeps, and is woken, when a worker takes longer than anyone spins; with more threads
+// than CPUs at once.
+TEST(ThreadPool, WaitsForSlowWorkers) {
+  for (const int threads : {2, 3, UsableCpus() + 2}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.num_threads(), threads);
+    for (int region = 0; region < 20; ++region) {
+      std::atomic<int> done{0};
+      pool.ParallelFor(2 * threads, [&](int64_t task, int thread) {
+        const int64_t microseconds = (thread == 0 ? 0 : 1000) + 10 * task;
+        std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+        ++done;
+      });
+      ASSERT_EQ(done, 2 * threads);
+    }
+  }
+}
+
+TEST(ThreadPool, IdleThreadsUseNoProcessorTime) {
+  ThreadPool pool(4);
+  pool.ParallelFor(4, [](int64_t, int) {});
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+  EXPECT_LT(seconds, 0.05);
 }
 
 TEST(Workspace, ScopesGiveBackAndMemoryIsAlignedAndDistinct) {

@@ -20,19 +20,24 @@ struct KernelMode {
   ComputeMode mode;
 };
 
-std::vector<KernelMode> KernelModes() {
+// Those for all caches, and with `c` those for its.
+std::vector<KernelMode> KernelModes(const AttentionCase* c = nullptr) {
   std::vector<KernelMode> modes = {{"cpu_simd", ComputeMode::kF32},
                                    {"cpu_simd", ComputeMode::kBF16}};
   if (cpu::UsesAvx512Bf16()) modes.push_back({"cpu_avx512_bf16", ComputeMode::kBF16});
+  if (c != nullptr && c->op == Operator::kMlaAbsorbed && c->cache == DType::kI8 &&
+      cpu::UsesAvx512Vnni()) {
+    modes.push_back({"cpu_avx512_vnni", ComputeMode::kBF16});
+  }
   return modes;
 }
 
-// Cases of several sequences or of divided keys, in bf16 so that every kernel takes them.
+// Cases of several sequences or of divided keys, in bf16 so that every kernel takes them, or int8.
 std::vector<AttentionCase> Cases() {
   std::vector<AttentionCase> cases;
   for (AttentionCase c : AttentionGrid()) {
     if (c.kv_lens.size() < 2 && c.kv_lens[0] < 512) continue;
-    c.cache = DType::kBF16;
+    if (c.cache != DType::kI8) c.cache = DType::kBF16;
     cases.push_back(c);
   }
   return cases;
@@ -43,7 +48,7 @@ TEST(AttentionInvarianceTest, ThreadsAndWorkspaceDoNotChangeABit) {
   Workspace workspace;
   for (const AttentionCase& c : Cases()) {
     const AttentionMemory memory(c);
-    for (const KernelMode& m : KernelModes()) {
+    for (const KernelMode& m : KernelModes(&c)) {
       Context context;
       context.kernel = m.kernel;
       context.compute = m.mode;
@@ -62,7 +67,7 @@ TEST(AttentionInvarianceTest, ASequenceAloneIsTheSameAsInABatch) {
   Workspace workspace;
   for (const AttentionCase& c : Cases()) {
     const AttentionMemory memory(c);
-    for (const KernelMode& m : KernelModes()) {
+    for (const KernelMode& m : KernelModes(&c)) {
       Context context;
       context.workspace = &workspace;
       context.kernel = m.kernel;

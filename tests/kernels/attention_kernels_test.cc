@@ -16,11 +16,24 @@ struct Variant {
   ComputeMode mode;
 };
 
+bool HasVnni() {
+  static const bool has = cpu::UsesAvx512Vnni();  // before any limit
+  return has;
+}
+
+bool IsFor(const Variant& variant, const AttentionCase& c) {
+  if (variant.kernel == "cpu_avx512_vnni") {
+    return c.op == Operator::kMlaAbsorbed && c.cache == DType::kI8;
+  }
+  return variant.kernel != "cpu_avx512_bf16" || c.cache == DType::kBF16 || c.cache == DType::kI8;
+}
+
 std::vector<Variant> Variants() {
   std::vector<Variant> variants;
   for (std::string_view isa : cpu::SupportedIsas()) {
     if (isa == "avx512_bf16") {
       variants.push_back({isa, "cpu_avx512_bf16", ComputeMode::kBF16});
+      if (HasVnni()) variants.push_back({isa, "cpu_avx512_vnni", ComputeMode::kBF16});
       continue;  // the others run the same code as with avx512
     }
     variants.push_back({isa, "cpu_simd", ComputeMode::kF32});
@@ -48,14 +61,16 @@ class AttentionKernelsTest : public ::testing::Test {
     const AttentionMemory memory(c);
     const AttentionResult want = memory.Run(MakeContext("reference", ComputeMode::kF32));
     for (const Variant& variant : Variants()) {
-      if (variant.kernel == "cpu_avx512_bf16" && c.cache != DType::kBF16) continue;
+      if (!IsFor(variant, c)) continue;
       ASSERT_TRUE(cpu::LimitIsa(variant.isa).ok());
       const AttentionResult got = memory.Run(MakeContext(variant.kernel, variant.mode));
-      const Tolerance tolerance = ToleranceFor(c.op, variant.mode);
+      const bool vnni = variant.kernel == "cpu_avx512_vnni";
+      const Tolerance tolerance = vnni ? kMlaAbsorbedInt8 : ToleranceFor(c.op, variant.mode);
       EXPECT_EQ(FindMismatch(got, want, tolerance), "")
           << variant.isa << " " << variant.kernel << " " << ComputeModeName(variant.mode) << " "
           << c.ToString();
-      double& worst = worst_[static_cast<int>(c.op)][static_cast<int>(variant.mode)];
+      double& worst =
+          vnni ? worst_vnni_ : worst_[static_cast<int>(c.op)][static_cast<int>(variant.mode)];
       worst = std::max(worst, WorstRatio(got, want, tolerance));
     }
   }
@@ -70,10 +85,14 @@ class AttentionKernelsTest : public ::testing::Test {
         EXPECT_GT(worst, 0.02) << names[op] << ": nothing was compared, or the tolerance is idle";
       }
     }
+    if (!HasVnni()) return;
+    RecordProperty("absorbed_int8", Concat(worst_vnni_));
+    EXPECT_GT(worst_vnni_, 0.02) << "int8: nothing was compared, or the tolerance is idle";
   }
 
   Workspace workspace_;
   double worst_[3][2] = {};
+  double worst_vnni_ = 0;
 };
 
 TEST_F(AttentionKernelsTest, MatchReferenceOnTheGrid) {
@@ -113,7 +132,12 @@ TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kF32)),
               "compute must be bf16");
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kBF16)),
-              op == Operator::kGqa ? "caches must be bf16" : "cache must be bf16");
+              op == Operator::kGqa ? "caches must be bf16" : "cache must be bf16 or i8");
+    if (op != Operator::kMlaAbsorbed || !HasVnni()) continue;
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_vnni", ComputeMode::kBF16)),
+              "cache must be i8");
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_vnni", ComputeMode::kF32)),
+              "compute must be bf16");
   }
 }
 

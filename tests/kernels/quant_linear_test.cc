@@ -57,6 +57,14 @@ class QuantMatrix {
     for (float& s : scale_values_) s = scale(random);
   }
 
+  // All weights equal, of the largest code that their type has for them.
+  void Fill(float value) {
+    const std::vector<float> values(in_, value);
+    for (int64_t o = 0; o < out_; ++o) {
+      QuantiseRow(dtype_, values.data(), in_, bytes_.data() + RowBytes(dtype_, o * stride_));
+    }
+  }
+
   ConstTensor view() const {
     const ConstTensor w(bytes_.data(), dtype_, {out_, in_}, {stride_, 1});
     if (dtype_ != DType::kF8E4M3) return w;
@@ -92,6 +100,10 @@ constexpr Case kF8Cases[] = {{3, 130, 140, true},
                              {7, 1111, 5},
                              {2, 300, 9, false, true, 127, 64},
                              {5, 77, 6, false, false, 3, 51}};
+// Blocks of 32: rows that are no whole chunks of 16 groups, more and fewer than one.
+constexpr Case kSmallBlockCases[] = {
+    {1, 32, 3},    {7, 32, 17, true}, {1, 96, 33},   {4, 96, 18},        {2, 544, 5, true},
+    {13, 544, 40}, {3, 1504, 35},     {8, 1504, 16}, {1, 1056, 9, true}, {25, 1056, 34, true}};
 
 struct Data {
   std::vector<float> x, bias, y;
@@ -166,9 +178,10 @@ class QuantLinearTest : public ::testing::Test {
     return kernels;
   }
 
-  void CheckCase(const Case& c, DType dtype) {
+  void CheckCase(const Case& c, DType dtype) { CheckData(c, dtype, Data(c, dtype, random_)); }
+
+  void CheckData(const Case& c, DType dtype, const Data& d, double times_tolerance = 1) {
     SCOPED_TRACE(Concat(DTypeName(dtype), " rows ", c.rows, " in ", c.in, " out ", c.out));
-    const Data d(c, dtype, random_);
     for (const ComputeMode mode : kModes) {
       std::vector<float> want;
       std::vector<double> magnitude;
@@ -180,7 +193,8 @@ class QuantLinearTest : public ::testing::Test {
           for (size_t i = 0; i < got.size(); ++i) {
             const double error = std::fabs(double{got[i]} - want[i]);
             worst_ = std::max(worst_, error / magnitude[i]);
-            ASSERT_LE(error, ToleranceFor(Operator::kLinear, mode).Limit(magnitude[i]))
+            ASSERT_LE(error, times_tolerance *
+                                 ToleranceFor(Operator::kQuantLinear, mode).Limit(magnitude[i]))
                 << "element " << i << ": " << got[i] << ", want " << want[i];
           }
           // Neither other rows nor threads change a bit.
@@ -207,6 +221,65 @@ TEST_F(QuantLinearTest, MatchesReference) {
     for (const Case& c : kCases) CheckCase(c, dtype);
   }
   RecordProperty("worst", std::to_string(worst_));
+}
+
+TEST_F(QuantLinearTest, RowsOfAFewSmallBlocks) {
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0}) {
+    for (const Case& c : kSmallBlockCases) CheckCase(c, dtype);
+  }
+}
+
+// Activations may be held as integers of their group: the largest sums of products, groups that are
+// zero or nearly so, and numbers far apart.
+TEST_F(QuantLinearTest, ActivationsOfAnySize) {
+  constexpr int64_t kIn = 512, kOut = 33;
+  std::vector<std::vector<float>> rows(7, std::vector<float>(kIn, 0.0F));
+  for (int64_t i = 0; i < kIn; ++i) {
+    rows[0][i] = (255.0F - static_cast<float>(i * 7 % 11)) / 128;  // all bits of bf16's fraction
+    rows[1][i] = -(254.0F - static_cast<float>(i * 7 % 13)) / 128;
+    rows[3][i] = i % 64 < 32 ? 1e-33F : 1.0F;
+    rows[4][i] = (i % 2 == 0 ? 1 : -1) * std::ldexp(1.0F, static_cast<int>(i % 12));
+    rows[5][i] = std::ldexp(1.5F, 80 - static_cast<int>(i / 32) * 10);
+    rows[6][i] = i % 32 == 7 ? 1000.0F : 0.25F;
+  }
+  const Case c = {7, kIn, kOut};
+  for (const DType dtype : kQuantised) {
+    for (const float weight : {1.0F, -1.0F}) {
+      SCOPED_TRACE(DTypeName(dtype));
+      Data d(c, dtype, random_);
+      for (int64_t row = 0; row < c.rows; ++row) {
+        std::copy(rows[row].begin(), rows[row].end(), d.x.begin() + row * kIn);
+      }
+      // Weights with the largest codes of their type. With terms of one sign and size the rounding
+      // errors of an fp32 sum have one sign too.
+      d.w.Fill(weight);
+      CheckData(c, dtype, d, 4);
+    }
+  }
+}
+
+TEST_F(QuantLinearTest, NanAndInfinityStayInTheirRow) {
+  for (const DType dtype : kQuantised) {
+    SCOPED_TRACE(DTypeName(dtype));
+    for (const int64_t rows : {1, 3, 9}) {
+      const Case c = {rows, 512, 37};
+      Data d(c, dtype, random_);
+      d.x[(rows - 1) * 512 + 300] = std::nanf("");
+      if (rows > 1) d.x[511] = HUGE_VALF;
+      ForEachIsa([&](std::string_view) {
+        const std::vector<float> y =
+            Run(c, d, ContextFor("", ComputeMode::kBF16, &pool_), 0, c.rows);
+        for (int64_t i = 0; i < rows * c.out; ++i) {
+          const int64_t row = i / c.out;
+          if (row == rows - 1) {
+            EXPECT_TRUE(std::isnan(y[i])) << i;
+          } else {
+            EXPECT_EQ(std::isfinite(y[i]), row != 0) << i;
+          }
+        }
+      });
+    }
+  }
 }
 
 TEST_F(QuantLinearTest, BlockScalesMayBeginAnywhere) {

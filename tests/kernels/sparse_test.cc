@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "mla/elementwise.h"
+#include "mla/int8_latent.h"
 #include "support/every_isa.h"
 #include "support/test_tensor.h"
 #include "support/tolerance.h"
@@ -20,6 +22,7 @@ namespace mla::test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr Context kReference = {.kernel = "reference"};
 
 // Sequences over shuffled pages of a cache whose unused rows are NaN.
 struct SparseCase {
@@ -50,7 +53,10 @@ class SparseMemory {
     for (int64_t p = 0; p < pages; ++p) free[p] = static_cast<int32_t>(p);
     std::shuffle(free.begin(), free.end(), random_);
     page_table_.assign(c.q_lens.size() * stride_, std::numeric_limits<int32_t>::max());
-    cache_ = TestTensor(c.cache_dtype, {pages, c.page_size, c.dim});
+    const bool int8 = c.cache_dtype == DType::kI8;
+    cache_ = TestTensor(int8 ? DType::kF32 : c.cache_dtype, {pages, c.page_size, c.dim});
+    const int64_t latent_bytes = Latent().bytes();
+    if (int8) int8_.assign(pages * c.page_size * latent_bytes, 0xff);
     for (size_t s = 0; s < c.q_lens.size(); ++s) {
       for (int32_t j = 0; j < c.kv_lens[s]; ++j) {
         int32_t& page = page_table_[s * stride_ + j / c.page_size];
@@ -60,6 +66,15 @@ class SparseMemory {
         }
         const int64_t row = int64_t{page} * c.page_size + j % c.page_size;
         for (int32_t d = 0; d < c.dim; ++d) cache_.Set(row * c.dim + d, Draw(whole));
+        if (!int8) continue;
+        const Tensor all(int8_.data(), DType::kI8, {pages * c.page_size, latent_bytes});
+        const Status status =
+            CacheWrite({.x = {cache_.view().as<float>() + row * c.dim, DType::kF32, {1, c.dim}},
+                        .slots = {&row, 1},
+                        .cache = all,
+                        .kv_lora_rank = c.rank},
+                       kReference);
+        EXPECT_TRUE(status.ok()) << status.message();
       }
     }
     q_ = TestTensor(DType::kF32, {tokens(), c.heads, c.dim});
@@ -103,7 +118,7 @@ class SparseMemory {
     to.out.assign(tokens() * c_.heads * c_.rank, -7);
     to.lse.assign(tokens() * c_.heads, -7);
     return MlaSparse({.q = q_.view(),
-                      .cache = cache_.view(),
+                      .cache = Latents(),
                       .indices = ConstTensor(indices.data(), DType::kI32, {tokens(), c_.top_k}),
                       .batch = Batch(),
                       .kv_lora_rank = c_.rank,
@@ -119,7 +134,7 @@ class SparseMemory {
                  std::vector<float>(tokens() * c_.heads, -7)};
     MlaAbsorbedArgs args;
     args.q = q_.view();
-    args.cache = cache_.view();
+    args.cache = Latents();
     args.batch = Batch();
     args.kv_lora_rank = c_.rank;
     args.scale = 0.2f;
@@ -132,6 +147,13 @@ class SparseMemory {
   }
 
  private:
+  Int8LatentLayout Latent() const { return {c_.rank, c_.dim - c_.rank}; }
+  ConstTensor Latents() const {
+    if (int8_.empty()) return cache_.view();
+    return ConstTensor(int8_.data(), DType::kI8,
+                       {cache_.view().dim(0), c_.page_size, Latent().bytes()});
+  }
+
   float Draw(bool whole) {
     if (whole) return static_cast<float>(std::uniform_int_distribution<int>(-2, 2)(random_));
     return std::normal_distribution<float>()(random_);
@@ -142,11 +164,12 @@ class SparseMemory {
   std::vector<int32_t> cu_q_, page_table_;
   int64_t stride_ = 0;
   TestTensor cache_, q_, weights_;
+  std::vector<uint8_t> int8_;  // the cache's rows as int8 latents, if asked for
 };
 
 std::vector<SparseCase> Cases() {
   std::vector<SparseCase> cases;
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     cases.push_back({.q_lens = {1}, .kv_lens = {200}, .cache_dtype = dtype});
     cases.push_back({.q_lens = {9, 1, 0, 30, 4},
                      .kv_lens = {9, 77, 5, 63, 0},
@@ -159,8 +182,6 @@ std::vector<SparseCase> Cases() {
   cases.push_back({.q_lens = {4}, .kv_lens = {50}, .causal = false});
   return cases;
 }
-
-constexpr Context kReference = {.kernel = "reference"};
 
 TEST(IndexTopk, EveryKernelChoosesWhatTheReferenceDoes) {
   ThreadPool threads(3);
@@ -220,9 +241,13 @@ TEST(MlaSparse, EveryKernelMatchesTheReference) {
       ASSERT_TRUE(memory.Attend(chosen, kReference, want).ok());
       ForEachIsa([&](std::string_view isa) {
         const bool bf16 = isa == "avx512_bf16";
-        if (bf16 && c.cache_dtype != DType::kBF16) return;
+        const bool int8 = c.cache_dtype == DType::kI8;
+        if (bf16 && c.cache_dtype != DType::kBF16 && !int8) return;
         const ComputeMode mode = bf16 ? ComputeMode::kBF16 : ComputeMode::kF32;
-        const Context context = {.compute = mode, .kernel = bf16 ? "cpu_avx512_bf16" : "cpu_simd"};
+        const Context context = {.compute = mode,
+                                 .kernel = !bf16                           ? "cpu_simd"
+                                           : int8 && cpu::UsesAvx512Vnni() ? "cpu_avx512_vnni"
+                                                                           : "cpu_avx512_bf16"};
         const Status status = memory.Attend(chosen, context, got);
         ASSERT_TRUE(status.ok()) << status.message();
         const Tolerance tolerance = ToleranceFor(Operator::kMlaAbsorbed, mode);

@@ -104,6 +104,25 @@ TEST(KvCache, BadOptionsAreRefused) {
   EXPECT_FALSE(KvCache::Create(integers).ok());
 }
 
+TEST(KvCache, Int8CachesHoldLatentsAndKeepTheRestInBf16) {
+  KvCacheOptions options = Options(64, 4);
+  options.layers = {{{"latent", 576, 512}, {"index_k", 128}}, {{"latent", 80, 64}}};
+  options.dtype = DType::kI8;
+  const auto cache = Make(options);
+  EXPECT_EQ(cache->bytes_per_token(), 656 + 2 * 128 + (64 + 4 + 32));
+  EXPECT_EQ(cache->Component(0, 0).dtype(), DType::kI8);
+  EXPECT_EQ(cache->Component(0, 0).ShapeString(), "[4, 64, 656]");
+  EXPECT_EQ(cache->Component(0, 1).dtype(), DType::kBF16);
+  EXPECT_EQ(cache->Component(0, 1).ShapeString(), "[4, 64, 128]");
+  EXPECT_EQ(CacheDTypeName(options.dtype), "int8");
+  options.layers.push_back({{"k", 24}, {"v", 16}});
+  const auto refused = KvCache::Create(options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.message().find("layer 2 caches the keys and values of heads: want f32"),
+            std::string::npos)
+      << refused.message();
+}
+
 // Reserved, not committed: a pool for a long context costs what is written.
 TEST(KvCache, PoolsBeyondMemoryCanBeReserved) {
   const auto cache = Make(Options(64, int64_t{1} << 24));

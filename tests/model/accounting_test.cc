@@ -114,7 +114,7 @@ TEST(Cache, BytesPerTokenAreThePublishedOnes) {
   const ModelSpec v3 = Known("deepseek-v3");
   EXPECT_EQ(CacheBytesPerToken(v3, CacheLayout::kModel, CacheFormat::kF16), 70272);
   EXPECT_EQ(CacheBytesPerToken(v3, CacheLayout::kModel, CacheFormat::kFp8), 61 * 656);
-  EXPECT_EQ(CacheBytesPerToken(v3, CacheLayout::kModel, CacheFormat::kInt8), 61 * 584);
+  EXPECT_EQ(CacheBytesPerToken(v3, CacheLayout::kModel, CacheFormat::kInt8), 61 * 656);
   EXPECT_EQ(CacheBytesPerToken(v3, CacheLayout::kMha, CacheFormat::kF16), 61 * 128 * 320 * 2);
   const ModelSpec llama = Known("llama-2-70b");
   EXPECT_EQ(CacheBytesPerToken(llama, CacheLayout::kModel, CacheFormat::kF16), 320 * 1024);

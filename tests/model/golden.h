@@ -33,6 +33,7 @@ struct SpreadTolerance {
 };
 inline constexpr ExactTolerance kGoldenF32 = {2e-3, 2e-3};
 inline constexpr SpreadTolerance kGoldenBf16 = {0.10, 0.12, 0.05};
+inline constexpr SpreadTolerance kGoldenInt8Cache = {0.15, 0.20, 0.08};
 inline constexpr SpreadTolerance kGoldenF16Cache = {0.01, 0.03, 0.005};
 
 inline std::string GoldenDir(const std::string& name) {

@@ -179,6 +179,21 @@ TEST_P(GoldenTest, HalfPrecisionCachesStayClose) {
   EXPECT_EQ(CompareLogits(bf16.Step(bf16_sequence, golden_.input_ids), kGoldenBf16), "");
 }
 
+// Models with a latent; the others refuse (KvCache, CLI tests). Every form, on the general kernels.
+TEST_P(GoldenTest, Int8CachesStayClose) {
+  if (CacheSpecs(model_->spec())[0][0].kv_lora_rank == 0) {
+    GTEST_SKIP() << "no latent is cached";
+  }
+  for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
+    for (const ComputeMode mode : {ComputeMode::kF32, ComputeMode::kBF16}) {
+      Runner int8(*model_, {.mode = mode, .kv_dtype = DType::kI8, .form = form});
+      CachedSequence sequence(int8.cache.get());
+      EXPECT_EQ(CompareLogits(int8.Step(sequence, golden_.input_ids), kGoldenInt8Cache), "")
+          << ComputeModeName(mode);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          ::testing::Values("deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
                                            "deepseek_v3_fp8", "deepseek_v3_norope_scaling",

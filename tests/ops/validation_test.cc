@@ -4,10 +4,12 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mla/attention.h"
 #include "mla/elementwise.h"
+#include "mla/int8_latent.h"
 #include "mla/linear.h"
 
 namespace mla {
@@ -174,7 +176,8 @@ TEST(Validation, ExpandedChecksItsProjections) {
 
   MlaExpandedArgs wrong = args;
   wrong.w_uk = kv_b.Slice(1, 0, 4);  // then d_r would be 1, and a cache row 5
-  EXPECT_NE(MlaExpanded(wrong, {}).message().find("cache row has 6"), std::string::npos);
+  EXPECT_NE(MlaExpanded(wrong, {}).message().find("cache has shape [4, 2, 6], want [any, any, 5]"),
+            std::string::npos);
   wrong = args;
   wrong.w_uv = kv_b.Slice(0, 0, 2);
   EXPECT_NE(MlaExpanded(wrong, {}).message().find("w_uv has shape [2, 7, 4]"), std::string::npos);
@@ -233,6 +236,69 @@ TEST(Validation, RowsOutOfRangeAreRefused) {
             {.x = out, .slots = {&slot, 1}, .cache = Tensor(table.data(), DType::kF32, {5, 2})}, {})
             .ok());
   }
+}
+
+// 4 + 2 numbers as an int8 latent: 4 codes, a scale, 2 bf16.
+TEST(Validation, Int8LatentsAreCheckedAgainstTheirLayout) {
+  constexpr int64_t kBytes = Int8LatentLayout{4, 2}.bytes();
+  static_assert(kBytes == 12);
+  AbsorbedCall call;
+  alignas(4) int8_t cache[4 * 2 * 16] = {};
+  call.args.cache = ConstTensor(cache, DType::kI8, {4, 2, kBytes});
+  EXPECT_TRUE(MlaAbsorbed(call.args, {}).ok());
+  const std::pair<ConstTensor, const char*> bad[] = {
+      {ConstTensor(cache, DType::kI8, {4, 2, 6}), "rows of 6 bytes, an int8 latent of 4 + 2 num"},
+      {ConstTensor(cache + 1, DType::kI8, {4, 2, kBytes}), "not aligned to 4 bytes"},
+      {ConstTensor(cache, DType::kI8, {4, 2, kBytes}, {28, 14, 1}), "stride 14 on axis 1"},
+      {ConstTensor(cache, DType::kI32, {4, 2, 6}), "is i32, want f32, f16, bf16, or i8"},
+  };
+  for (const auto& [view, words] : bad) {
+    call.args.cache = view;
+    const Status status = MlaAbsorbed(call.args, {});
+    ASSERT_FALSE(status.ok()) << words;
+    EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
+  }
+}
+
+TEST(Validation, Int8LatentsAreWrittenWhole) {
+  const std::vector<float> x(6, 1);
+  alignas(4) int8_t cache[3 * 12] = {};
+  const int64_t slot = 2;
+  CacheWriteArgs args{.x = ConstTensor(x.data(), DType::kF32, {1, 6}),
+                      .slots = {&slot, 1},
+                      .cache = Tensor(cache, DType::kI8, {3, 12}),
+                      .kv_lora_rank = 4};
+  ASSERT_TRUE(CacheWrite(args, {}).ok());
+  const auto message = [](const CacheWriteArgs& wrong) {
+    return std::string(CacheWrite(wrong, {}).message());
+  };
+  CacheWriteArgs wrong = args;
+  wrong.kv_lora_rank = 0;
+  EXPECT_NE(message(wrong).find("kv_lora_rank is 0, want 1 to 6"), std::string::npos);
+  wrong = args;
+  wrong.kv_lora_rank = 5;
+  EXPECT_NE(message(wrong).find("rows of 12 bytes, an int8 latent of 5 + 1"), std::string::npos);
+  wrong = args;
+  wrong.column = 4;
+  EXPECT_NE(message(wrong).find("column is 4, want 0"), std::string::npos);
+}
+
+TEST(Validation, GqaTakesNoInt8Cache) {
+  std::vector<float> q(4), out(4);
+  alignas(4) int8_t cache[8] = {};
+  const int32_t cu_q[] = {0, 1}, kv_len = 1, page = 0;
+  const ConstTensor view(cache, DType::kI8, {1, 2, 1, 4});
+  const Status status = Gqa({ConstTensor(q.data(), DType::kF32, {1, 1, 4}),
+                             view,
+                             view,
+                             PagedBatch{1, cu_q, &kv_len, &page, 1, 2},
+                             1,
+                             true,
+                             Tensor(out.data(), DType::kF32, {1, 1, 4}),
+                             {}},
+                            {});
+  EXPECT_NE(status.message().find("k_cache is i8, want f32, f16, bf16"), std::string::npos)
+      << status.message();
 }
 
 }  // namespace

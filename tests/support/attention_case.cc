@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/numeric.h"
+#include "mla/elementwise.h"
 
 namespace mla::test {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 constexpr int32_t kPoisonId = 2147480000;
 constexpr float kUntouched = 12345.0f;  // in out and lse before the call
 constexpr int64_t kGap = 5;             // elements between rows of a strided tensor
+constexpr int64_t kByteGap = 12;        // between int8 latents, which begin at multiples of 4
 
 // Every other poisoned element is NaN, the rest huge.
 float Poison(int64_t i) {
@@ -131,18 +133,48 @@ void AttentionMemory::BuildSequences(int32_t first_seed) {
   }
 }
 
+int64_t AttentionMemory::TokenStride(int64_t row_dim) const {
+  if (case_.cache == DType::kI8) return case_.Latent().bytes() + (case_.strided ? kByteGap : 0);
+  const int64_t kv_heads = case_.op == Operator::kGqa ? case_.kv_heads : 1;
+  return kv_heads * row_dim + (case_.strided ? kGap : 0);
+}
+
+void AttentionMemory::StoreToken(std::vector<uint8_t>& pool, int64_t at,
+                                 const std::vector<float>& row) const {
+  if (case_.cache != DType::kI8) {
+    for (size_t d = 0; d < row.size(); ++d) {
+      Store(pool, case_.cache, at + static_cast<int64_t>(d), row[d]);
+    }
+    return;
+  }
+  const int64_t slot = 0;
+  Context context;
+  context.kernel = "reference";
+  const Status status =
+      CacheWrite({.x = {row.data(), DType::kF32, {1, std::ssize(row)}},
+                  .slots = {&slot, 1},
+                  .cache = Tensor(pool.data() + at, DType::kI8, {1, case_.Latent().bytes()}),
+                  .kv_lora_rank = case_.kv_lora_rank},
+                 context);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
 std::vector<uint8_t> AttentionMemory::BuildPool(int64_t row_dim, int64_t salt, int32_t first_seed) {
   const int64_t kv_heads = case_.op == Operator::kGqa ? case_.kv_heads : 1;
-  const int64_t token = kv_heads * row_dim + (case_.strided ? kGap : 0);
+  const int64_t token = TokenStride(row_dim);
   const int64_t elements = num_pages_ * case_.page_size * token;
-  std::vector<uint8_t> pool(elements * SizeOf(case_.cache));
-  for (int64_t i = 0; i < elements; ++i) Store(pool, case_.cache, i, Poison(i));
+  std::vector<uint8_t> pool(elements * SizeOf(case_.cache), 0xff);  // scales and k_pe: NaN
+  for (int64_t i = 0; i < elements && case_.cache != DType::kI8; ++i) {
+    Store(pool, case_.cache, i, Poison(i));
+  }
+  std::vector<float> row(kv_heads * row_dim);
   for (size_t s = 0; s < case_.kv_lens.size(); ++s) {
     Normal normal(case_.seed * 1000 + (first_seed + s) * 10 + salt + 3);
     for (int64_t j = 0; j < case_.kv_lens[s]; ++j) {
       const int64_t page = page_table_[s * table_stride_ + j / case_.page_size];
       const int64_t at = (page * case_.page_size + j % case_.page_size) * token;
-      for (int64_t d = 0; d < kv_heads * row_dim; ++d) Store(pool, case_.cache, at + d, normal());
+      for (float& x : row) x = normal();
+      StoreToken(pool, at, row);
     }
   }
   return pool;
@@ -153,8 +185,8 @@ void AttentionMemory::BuildWeights() {
     const int64_t n = case_.heads * rows * case_.kv_lora_rank;
     const float scale = 1.0f / std::sqrt(static_cast<float>(case_.kv_lora_rank));
     Normal normal(case_.seed + salt);
-    w.resize(n * SizeOf(case_.cache));
-    for (int64_t i = 0; i < n; ++i) Store(w, case_.cache, i, normal() * scale);
+    w.resize(n * SizeOf(case_.WeightType()));
+    for (int64_t i = 0; i < n; ++i) Store(w, case_.WeightType(), i, normal() * scale);
   };
   fill(w_uk_, case_.d_n, 101);
   fill(w_uv_, case_.d_v, 102);
@@ -162,9 +194,10 @@ void AttentionMemory::BuildWeights() {
 
 ConstTensor AttentionMemory::View(const std::vector<uint8_t>& pool, int64_t row_dim) const {
   const int64_t kv_heads = case_.op == Operator::kGqa ? case_.kv_heads : 1;
-  const int64_t token = kv_heads * row_dim + (case_.strided ? kGap : 0);
+  const int64_t token = TokenStride(row_dim);
   if (case_.op != Operator::kGqa) {
-    return ConstTensor(pool.data(), case_.cache, {num_pages_, case_.page_size, row_dim},
+    const int64_t dim = case_.cache == DType::kI8 ? case_.Latent().bytes() : row_dim;
+    return ConstTensor(pool.data(), case_.cache, {num_pages_, case_.page_size, dim},
                        {case_.page_size * token, token, 1});
   }
   return ConstTensor(pool.data(), case_.cache, {num_pages_, case_.page_size, kv_heads, row_dim},
@@ -191,9 +224,10 @@ ConstTensor AttentionMemory::Query() const {
 ConstTensor AttentionMemory::Weight(const std::vector<uint8_t>& w, int64_t rows) const {
   const int64_t rank = case_.kv_lora_rank;
   if (case_.in_major_weights) {
-    return ConstTensor(w.data(), case_.cache, {case_.heads, rows, rank}, {rows * rank, 1, rows});
+    return ConstTensor(w.data(), case_.WeightType(), {case_.heads, rows, rank},
+                       {rows * rank, 1, rows});
   }
-  return ConstTensor(w.data(), case_.cache, {case_.heads, rows, rank});
+  return ConstTensor(w.data(), case_.WeightType(), {case_.heads, rows, rank});
 }
 
 Status AttentionMemory::Call(const Context& context, float scale, const Tensor& out,

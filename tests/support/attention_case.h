@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mla/attention.h"
+#include "mla/int8_latent.h"
 #include "support/tolerance.h"
 
 namespace mla::test {
@@ -25,7 +26,7 @@ struct AttentionCase {
   int32_t page_size = 16;
   std::vector<int32_t> q_lens = {1};
   std::vector<int32_t> kv_lens = {1};
-  DType cache = DType::kBF16;  // weights too
+  DType cache = DType::kBF16;  // weights too; i8: int8 latents, weights in bf16
   bool causal = true;
   bool strided = false;           // gaps between rows of q, out, lse and cache tokens
   bool in_major_weights = false;  // the middle axis of w_uk and w_uv has stride 1
@@ -36,6 +37,8 @@ struct AttentionCase {
   int32_t QueryDim() const {
     return op == Operator::kMlaAbsorbed ? RowDim() : op == Operator::kGqa ? d_n : d_n + rope_dim;
   }
+  Int8LatentLayout Latent() const { return {kv_lora_rank, rope_dim}; }
+  DType WeightType() const { return cache == DType::kI8 ? DType::kBF16 : cache; }
   int32_t OutDim() const { return op == Operator::kMlaAbsorbed ? kv_lora_rank : d_v; }
   std::string ToString() const;
 };
@@ -77,6 +80,8 @@ class AttentionMemory {
   void BuildSequences(int32_t first_seed);
   void BuildWeights();
   std::vector<uint8_t> BuildPool(int64_t row_dim, int64_t salt, int32_t first_seed);
+  int64_t TokenStride(int64_t row_dim) const;  // elements from one token of a pool to the next
+  void StoreToken(std::vector<uint8_t>& pool, int64_t at, const std::vector<float>& row) const;
   ConstTensor View(const std::vector<uint8_t>& pool, int64_t row_dim) const;
   PagedBatch Batch() const;
   ConstTensor Query() const;

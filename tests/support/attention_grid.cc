@@ -120,6 +120,15 @@ std::vector<AttentionCase> BaseGrid() {
 
 std::vector<AttentionCase> AttentionGrid() {
   std::vector<AttentionCase> grid = BaseGrid();
+  // The latents of the bf16 cases as int8, too; and a rank whose last group is partial.
+  const size_t numbers = grid.size();
+  for (size_t i = 0; i < numbers; ++i) {
+    if (grid[i].op == Operator::kGqa || grid[i].cache != DType::kBF16) continue;
+    grid.push_back(grid[i]);
+    grid.back().cache = DType::kI8;
+  }
+  grid.push_back(Absorbed(8, 200, 10, 16, {3, 1}, {150, 600}, DType::kI8));
+  grid.push_back(Expanded(3, 130, 12, 3, 7, 16, {5, 2}, {150, 70}, DType::kI8));
   for (size_t i = 0; i < grid.size(); ++i) grid[i].seed = static_cast<uint32_t>(i + 1);
   return grid;
 }
@@ -152,6 +161,10 @@ AttentionCase RandomAttentionCase(uint32_t seed) {
   c.strided = rng() % 2 == 0;
   c.in_major_weights = rng() % 3 == 0;
   c.with_lse = rng() % 4 != 0;
+  if (seed % 3 == 0 && c.op != Operator::kGqa) {
+    c.cache = DType::kI8;
+    if (seed % 2 == 0) c.kv_lora_rank += 110;  // two groups, or one that is nearly full
+  }
   c.seed = seed;
   return c;
 }

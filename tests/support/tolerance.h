@@ -15,7 +15,7 @@ struct Tolerance {
   double Limit(double magnitude) const { return abs + rel * magnitude; }
 };
 
-enum class Operator { kMlaAbsorbed, kMlaExpanded, kGqa, kLinear, kRowwise };
+enum class Operator { kMlaAbsorbed, kMlaExpanded, kGqa, kLinear, kQuantLinear, kRowwise };
 
 inline Tolerance ToleranceFor(Operator op, ComputeMode mode) {
   const bool f32 = mode == ComputeMode::kF32;
@@ -29,16 +29,25 @@ inline Tolerance ToleranceFor(Operator op, ComputeMode mode) {
     // mode says; what is left is the order of fp32 additions. VDPBF16PS also rounds twice per pair
     // and flushes subnormal numbers.
     case Operator::kLinear: return f32 ? Tolerance{1e-7, 2e-6} : Tolerance{1e-7, 4e-6};
+    // The same with quantised weights. bf16: numbers of x that are below 2^-7 of the largest of
+    // their 32 may be rounded to 2^-15 of it, which rows of few groups feel most.
+    case Operator::kQuantLinear: return f32 ? Tolerance{1e-7, 2e-6} : Tolerance{1e-7, 1.6e-5};
     // RmsNorm, SiluMul: fp32 in both modes.
     case Operator::kRowwise: return {1e-7, 2e-6};
   }
   return {};
 }
 
+// mla_absorbed over int8 latents with integer dot products, against the latents as they are read:
+// q_lat and the weights have 16 bits, q_pe 8.
+inline constexpr Tolerance kMlaAbsorbedInt8 = {8e-3, 2e-3};
+
 // mla_decode on CUDA, bf16 and fp16, FP8 caches too (their reference reads the quantised values).
 // Cosine: 1 - 2 a.b / (a.a + b.b) over all of out.
 inline constexpr Tolerance kMlaDecodeOut = {8e-4, 2.0 / 128};
 inline constexpr Tolerance kMlaDecodeLse = {1e-6, 8.0 / 65536};
+// Where scales are no powers of two, an FP8 key is rounded to bf16 once more.
+inline constexpr Tolerance kMlaDecodeFp8Lse = {1e-3, 8.0 / 65536};
 inline constexpr double kMlaDecodeCosine = 5e-6;
 
 }  // namespace mla::test

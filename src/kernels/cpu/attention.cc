@@ -1,14 +1,22 @@
 #include "kernels/cpu/attention.h"
 
 #include "kernels/cpu/attention_driver.h"
+#include "kernels/cpu/attention_int8.h"
 #include "kernels/cpu/isa.h"
 
 namespace mla::cpu {
 namespace {
 
+// The most heads up to which the integer kernel is the faster one for int8 latents.
+constexpr int64_t kMostVnniHeads = 32;
+
 bool IsFloat(const ConstTensor& t) {
   return t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
 }
+bool IsBf16OrInt8(const ConstTensor& t) {
+  return t.dtype() == DType::kBF16 || t.dtype() == DType::kI8;
+}
+bool IsLatent(const ConstTensor& t) { return IsFloat(t) || t.dtype() == DType::kI8; }
 
 // What both kernels ask of the tensors that every operator has.
 std::string_view RefusesCommon(const ConstTensor& q, const ConstTensor& out) {
@@ -48,7 +56,8 @@ AttentionProblem MakeProblem(const Args& args, int64_t kv_heads) {
 
 Status RunMlaAbsorbed(const TileKernels& kernels, const MlaAbsorbedArgs& args,
                       const Context& context) {
-  const CacheRows rows = MakeCacheRows(args.cache);
+  const CacheRows rows =
+      MakeLatentRows(args.cache, args.kv_lora_rank, args.q.dim(2) - args.kv_lora_rank);
   AttendPaged(kernels, MakeProblem(args, 1), rows, rows, context);
   return {};
 }
@@ -56,11 +65,12 @@ Status RunMlaAbsorbed(const TileKernels& kernels, const MlaAbsorbedArgs& args,
 Status RunMlaExpanded(const TileKernels& kernels, const MlaExpandedArgs& args,
                       const Context& context) {
   LatentProjection projection;
-  projection.latent = MakeCacheRows(args.cache);
   projection.w_uk = args.w_uk;
   projection.w_uv = args.w_uv;
   projection.kv_lora_rank = static_cast<int32_t>(args.w_uk.dim(2));
   projection.qk_rope_head_dim = static_cast<int32_t>(args.q.dim(2) - args.w_uk.dim(1));
+  projection.latent =
+      MakeLatentRows(args.cache, projection.kv_lora_rank, projection.qk_rope_head_dim);
   AttendExpanded(kernels, MakeProblem(args, args.q.dim(1)), projection, context);
   return {};
 }
@@ -79,13 +89,13 @@ TileKernels Simd(const Context& context) {
 
 std::string_view SimdRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context&) {
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
-  if (!IsFloat(args.cache)) return "cache must be f32, f16 or bf16";
+  if (!IsLatent(args.cache)) return "cache must be f32, f16, bf16 or i8";
   return {};
 }
 
 std::string_view SimdRefusesMlaExpanded(const MlaExpandedArgs& args, const Context&) {
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
-  if (!IsFloat(args.cache)) return "cache must be f32, f16 or bf16";
+  if (!IsLatent(args.cache)) return "cache must be f32, f16, bf16 or i8";
   if (!IsFloat(args.w_uk) || !IsFloat(args.w_uv)) return "weights must be f32, f16 or bf16";
   return {};
 }
@@ -111,14 +121,14 @@ Status RunSimdGqa(const GqaArgs& args, const Context& context) {
 std::string_view Avx512Bf16RefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
   if (const auto refusal = RefusesAvx512Bf16(context); !refusal.empty()) return refusal;
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
-  if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
+  if (!IsBf16OrInt8(args.cache)) return "cache must be bf16 or i8";
   return {};
 }
 
 std::string_view Avx512Bf16RefusesMlaExpanded(const MlaExpandedArgs& args, const Context& context) {
   if (const auto refusal = RefusesAvx512Bf16(context); !refusal.empty()) return refusal;
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
-  if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
+  if (!IsBf16OrInt8(args.cache)) return "cache must be bf16 or i8";
   if (args.w_uk.dtype() != DType::kBF16 || args.w_uv.dtype() != DType::kBF16) {
     return "weights must be bf16";
   }
@@ -144,6 +154,24 @@ Status RunAvx512Bf16MlaExpanded(const MlaExpandedArgs& args, const Context& cont
 
 Status RunAvx512Bf16Gqa(const GqaArgs& args, const Context& context) {
   return RunGqa(Avx512Bf16TileKernels(), args, context);
+}
+
+std::string_view Avx512VnniRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
+  if (!UsesAvx512Vnni()) return "needs AVX512_VNNI and AVX512_BF16";
+  if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
+  if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
+  if (args.cache.dtype() != DType::kI8) return "cache must be i8";
+  // A tile has all heads of a token: the more rows, the less its packing costs, and the bf16
+  // kernel, which decodes the latents while packing, has the faster products.
+  if (context.kernel.empty() && args.q.dim(1) > kMostVnniHeads) return "faster up to 32 heads";
+  return {};
+}
+
+Status RunAvx512VnniMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
+  AttendInt8(MakeProblem(args, 1),
+             MakeLatentRows(args.cache, args.kv_lora_rank, args.q.dim(2) - args.kv_lora_rank),
+             context);
+  return {};
 }
 
 }  // namespace mla::cpu

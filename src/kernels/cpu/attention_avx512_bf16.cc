@@ -3,12 +3,7 @@
 #include "kernels/cpu/attention_tile.h"
 
 #if defined(__x86_64__)
-#if !defined(__clang__)
-// GCC 12 takes the deliberately undefined operands in its own header for mistakes.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
+#include "kernels/cpu/attention_avx512.h"
 #endif
 
 #include "base/check.h"
@@ -31,82 +26,23 @@ namespace mla::cpu {
 namespace avx512_bf16 {
 namespace {
 
-constexpr int kLanes = 16;
-constexpr int kPanel = 32;                 // columns: two vectors of pairs
-constexpr int kStepElements = 2 * kPanel;  // bf16 of a panel step
-constexpr int kRows = 12;                  // rows of C in registers, two vectors each
-constexpr float kMinusInf = -__builtin_inff();
-
-inline __mmask32 FirstOf32(int64_t n) {
-  return n >= 32 ? 0xffffffffu : n <= 0 ? 0u : (1u << n) - 1u;
-}
-inline __mmask16 FirstOf16(int64_t n) {
-  return static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u);
-}
-
-void RoundRow(const float* src, int32_t n, void* dst) {
-  auto* to = static_cast<uint16_t*>(dst);
-  const int32_t padded = (n + 1) & ~1;
-  for (int32_t i = 0; i < padded; i += kLanes) {
-    const __m512 x = _mm512_maskz_loadu_ps(FirstOf16(n - i), src + i);
-    const __m256i y = (__m256i)_mm512_cvtneps_pbh(x);
-    _mm256_mask_storeu_epi16(to + i, FirstOf16(padded - i), y);
-  }
-}
-
-// 16 x 16 transpose of 32-bit lanes.
-inline void Transpose16(__m512i (&r)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    const __m512i b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    const __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
-    const __m512i d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
-    t[i] = _mm512_unpacklo_epi64(a, c);
-    t[i + 1] = _mm512_unpackhi_epi64(a, c);
-    t[i + 2] = _mm512_unpacklo_epi64(b, d);
-    t[i + 3] = _mm512_unpackhi_epi64(b, d);
-  }
-  // t[4 i + j] holds, in block k, column 4 k + j of rows 4 i to 4 i + 3: a 4 x 4 transpose of
-  // blocks over (i, k) remains.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x44);
-    const __m512i b = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xee);
-    const __m512i c = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0x44);
-    const __m512i d = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0xee);
-    r[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-    r[j + 4] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    r[j + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
-    r[j + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
-  }
-}
-
-void PackTransposed(const SourceRows& src, const Panels& dst, float*) {
-  const int32_t columns = (src.num_rows + kPanel - 1) / kPanel * kPanel;
-  const int64_t steps = (src.dim + 1) / 2;
-  for (int32_t first = 0; first < columns; first += kLanes) {
-    uint16_t* panel = static_cast<uint16_t*>(dst.data) +
-                      (first / kPanel * int64_t{dst.steps} + dst.offset) * kStepElements +
-                      first % kPanel * 2;
-    for (int64_t step = 0; step < steps; step += kLanes) {
-      const __mmask32 mask = FirstOf32(src.dim - 2 * step);
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        r[i] = first + i < src.num_rows
-                   ? _mm512_maskz_loadu_epi16(
-                         mask, static_cast<const uint16_t*>(src.rows[first + i]) + 2 * step)
-                   : _mm512_setzero_si512();
-      }
-      Transpose16(r);
-      const int64_t n = steps - step;
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        if (i < n) _mm512_store_si512(panel + (step + i) * kStepElements, r[i]);
-      }
+void DecodeLatents(const void* const* rows, int32_t num_rows, const Int8LatentLayout& layout,
+                   void* to, int64_t stride) {
+  const int32_t rank = layout.kv_lora_rank;
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const auto* codes = static_cast<const int8_t*>(rows[i]);
+    auto* out = static_cast<uint16_t*>(to) + i * stride;
+    for (int32_t d = 0; d < rank; d += kLanes) {  // 16 codes have one scale: 128 is 8 times 16
+      float scale;
+      __builtin_memcpy(&scale, codes + layout.scales_offset() + d / layout.kGroup * sizeof(scale),
+                       sizeof(scale));
+      const __mmask16 mask = FirstOf16(rank - d);
+      const __m512i wide = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, codes + d));
+      const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(wide), _mm512_set1_ps(scale));
+      _mm256_mask_storeu_epi16(out + d, mask, (__m256i)_mm512_cvtneps_pbh(x));
     }
+    __builtin_memcpy(out + rank, codes + layout.rope_offset(),
+                     sizeof(uint16_t) * layout.qk_rope_head_dim);
   }
 }
 
@@ -135,12 +71,6 @@ void PackStraight(const SourceRows& src, const Panels& dst) {
       _mm512_store_si512(to + kPanel, _mm512_permutex2var_epi16(x, high, y));
     }
   }
-}
-
-inline __m512bh BroadcastPair(const uint16_t* p) {
-  int32_t pair;
-  __builtin_memcpy(&pair, p, sizeof(pair));
-  return (__m512bh)_mm512_set1_epi32(pair);
 }
 
 // R rows of C by one panel. The accumulators stay in registers over all steps.
@@ -193,6 +123,7 @@ void Multiply(const Product& product) {
   const uint16_t* b =
       static_cast<const uint16_t*>(product.b.data) + int64_t{product.b.offset} * kStepElements;
   const int32_t blocks = (product.rows + kRows - 1) / kRows;
+  const int32_t panels = (product.cols + kPanel - 1) / kPanel;
   for (int32_t col = 0; col < product.cols; col += kPanel) {
     for (int32_t block = 0; block < blocks; ++block) {
       // Blocks of nearly equal height: 16 rows are 8 + 8, not 12 + 4.
@@ -201,29 +132,15 @@ void Multiply(const Product& product) {
       MultiplyRows<kRows>(next - row, a + row * product.lda, product.lda, b, product.steps,
                           product.c + row * product.ldc + col, product.ldc,
                           product.alpha == nullptr ? nullptr : product.alpha + row);
+      PrefetchPart(product.ahead, col / kPanel * blocks + block, panels * blocks);
     }
-    PrefetchPart(product.ahead, col / kPanel, (product.cols + kPanel - 1) / kPanel);
     b += int64_t{product.b.steps} * kStepElements;
   }
 }
 
-// 2^x for x <= 0, to about 3e-7.
-inline __m512 Exp2(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_set1_ps(1.54035304e-4f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33335581e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61812911e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147181f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, whole);
-}
-
 void Softmax(const SoftmaxTile& tile) {
   const __m512 scale = _mm512_set1_ps(tile.scale_log2);
-  const __m512 lowest = _mm512_set1_ps(kMinusInf);
+  const __m512 lowest = _mm512_set1_ps(kLowest);
   for (int32_t row = 0; row < tile.rows; ++row) {
     const float* s = tile.s + int64_t{row} * kKeyTile;
     uint16_t* p = static_cast<uint16_t*>(tile.p) + int64_t{row} * kKeyTile;
@@ -245,16 +162,16 @@ void Softmax(const SoftmaxTile& tile) {
 #pragma GCC unroll 4
     for (int i = 0; i < kKeyTile / kLanes; ++i) {
       __mmask16 seen = FirstOf16(visible - i * kLanes);
-      if (max == kMinusInf) seen = 0;
+      if (max == kLowest) seen = 0;
       const __m512 weight = _mm512_maskz_mov_ps(seen, Exp2(_mm512_sub_ps(x[i], shift)));
       sum = _mm512_add_ps(sum, weight);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + i * kLanes),
                           (__m256i)_mm512_cvtneps_pbh(weight));
     }
-    if (max == kMinusInf) continue;
+    if (max == kLowest) continue;
     if (old_max != max) {
       tile.alpha[row] =
-          old_max == kMinusInf ? 0.0f : _mm512_cvtss_f32(Exp2(_mm512_set1_ps(old_max - max)));
+          old_max == kLowest ? 0.0f : _mm512_cvtss_f32(Exp2(_mm512_set1_ps(old_max - max)));
     }
     tile.sum[row] = tile.sum[row] * tile.alpha[row] + _mm512_reduce_add_ps(sum);
     tile.max[row] = max;
@@ -275,9 +192,11 @@ namespace mla::cpu {
 
 TileKernels Avx512Bf16TileKernels() {
   using namespace avx512_bf16;
-  return TileKernels{kPanel,        2,         sizeof(uint16_t),
-                     DType::kBF16,  &RoundRow, &PackTransposed,
-                     &PackStraight, &Multiply, &Softmax};
+  return TileKernels{kPanel,           2,
+                     sizeof(uint16_t), DType::kBF16,
+                     &RoundRow,        &DecodeLatents,
+                     &PackTransposed,  &PackStraight,
+                     &Multiply,        &Softmax};
 }
 
 }  // namespace mla::cpu

@@ -22,7 +22,15 @@ struct CacheRows {
   int64_t token_stride = 0;
   int64_t head_stride = 0;
   DType dtype = DType::kBF16;
+  Int8LatentLayout latent = {};  // of i8
+
+  int64_t latent_dim() const {  // numbers of an int8 latent; 0: other rows
+    return dtype == DType::kI8 ? latent.kv_lora_rank + latent.qk_rope_head_dim : 0;
+  }
 };
+
+// The rows of a cache of latents, of any type.
+CacheRows MakeLatentRows(const ConstTensor& cache, int64_t kv_lora_rank, int64_t qk_rope_head_dim);
 
 struct AttentionProblem {
   ConstTensor q;  // [tokens, heads, d_k] f32
@@ -39,7 +47,8 @@ struct AttentionProblem {
 
 // Attention over keys and values that are cached as they are used: MLA absorbed (values are the
 // first d_v elements of the keys), MHA, GQA, MQA. Scratch memory: per thread
-// kRowTile * (d_k + d_v) + kKeyTile * (d_k + d_v) elements and a little; for sequences with few
+// kRowTile * (d_k + d_v) + kKeyTile * (d_k + d_v) elements and a little, with int8 latents kKeyTile
+// * d_k elements more; for sequences with few
 // rows also up to 2 * kTargetItems * kRowTile * (d_v + 1) floats each for the merge.
 void AttendPaged(const TileKernels& kernels, const AttentionProblem& problem, const CacheRows& k,
                  const CacheRows& v, const Context& context);
@@ -54,9 +63,10 @@ struct LatentProjection {
   int32_t qk_rope_head_dim = 0;
 };
 // Scratch memory: per thread (kRowTile + kChunkKeys) * (d_k + d_v) elements, kKeyTile *
-// kv_lora_rank elements, two floats per query token, and, for weights that are not packed elements
-// with innermost stride 1, one head's weights; nothing that grows with kv_len. For sequences whose
-// keys are split also up to 2 * kExpandedItems * q_len * (d_v + 1) floats.
+// kv_lora_rank elements (with int8 latents as much again for them as numbers), two floats per query
+// token, and, for weights that are not packed elements with innermost stride 1, one head's weights;
+// nothing that grows with kv_len. For sequences whose keys are split also up to 2 * kExpandedItems
+// * q_len * (d_v + 1) floats.
 void AttendExpanded(const TileKernels& kernels, const AttentionProblem& problem,
                     const LatentProjection& projection, const Context& context);
 

@@ -43,6 +43,14 @@ struct Destination {
   float* lse;  // may be null
 };
 
+// Divides by the sum and writes output and lse. A row that saw nothing has o = 0 and sum = 0.
+inline void FinishRow(const float* o, int32_t d_v, float max, float sum, const Destination& to) {
+  const bool empty = max == kMinusInf;
+  const float inverse = empty ? 0.0f : 1.0f / sum;
+  for (int32_t j = 0; j < d_v; ++j) to.out[j] = o[j] * inverse;
+  if (to.lse != nullptr) *to.lse = empty ? kMinusInf : (max + std::log2(sum)) * kLn2;
+}
+
 // What a thread needs to attend with one tile of rows to one tile of keys.
 struct TileBuffers {
   char* q;           // [kRowTile, q_stride] packed
@@ -55,7 +63,8 @@ struct TileBuffers {
   int32_t* visible;  // [kRowTile]
   float* scratch;    // for transposing
   const void** rows;
-  char* k;  // panels
+  char* decoded;  // [kKeyTile, latent_dim] elements: int8 latents as numbers
+  char* k;        // panels
   char* v;
 };
 
@@ -87,8 +96,9 @@ class TileEngine {
   Panels VPanels(char* data) const { return Panels{data, static_cast<int32_t>(v_steps_), 0}; }
 
   // `key_tiles`: how many tiles of packed keys and values are kept. `rows`: row pointers needed.
+  // `latent_dim`: numbers of a latent if the cache holds int8 latents, else 0.
   TileBuffers Allocate(ScopedWorkspace& workspace, int64_t key_tiles, int64_t rows,
-                       int64_t transposed_dim) const {
+                       int64_t transposed_dim, int64_t latent_dim) const {
     TileBuffers b;
     b.q = workspace->Allocate<char>(kRowTile * q_stride_ * kernels_.element_bytes);
     b.s = workspace->Allocate<float>(kRowTile * kKeyTile);
@@ -100,6 +110,7 @@ class TileEngine {
     b.visible = workspace->Allocate<int32_t>(kRowTile);
     b.scratch = workspace->Allocate<float>(TransposeScratchFloats(transposed_dim));
     b.rows = workspace->Allocate<const void*>(std::max<int64_t>(rows, kKeyTile));
+    b.decoded = workspace->Allocate<char>(kKeyTile * latent_dim * kernels_.element_bytes);
     b.k = workspace->Allocate<char>(key_tiles * k_panel_bytes());
     b.v = workspace->Allocate<char>(key_tiles * v_panel_bytes());
     return b;
@@ -109,6 +120,20 @@ class TileEngine {
   int64_t Limit(int32_t seq, int64_t row) const {
     return VisibleKeys(GetSequence(problem_.batch, seq), static_cast<int32_t>(row / group_),
                        problem_.causal);
+  }
+
+  // Points b.rows to keys [begin, end) of the sequence as rows of numbers, of the dtype returned.
+  DType GatherNumbers(const CacheRows& cache, int32_t seq, int32_t kv_head, int64_t begin,
+                      int64_t end, const TileBuffers& b) const {
+    GatherRows(cache, problem_.batch, seq, kv_head, begin, end, b.rows);
+    if (cache.dtype != DType::kI8) return cache.dtype;
+    const int64_t stride = cache.latent.kv_lora_rank + cache.latent.qk_rope_head_dim;
+    kernels_.decode_latents(b.rows, static_cast<int32_t>(end - begin), cache.latent, b.decoded,
+                            stride);
+    for (int64_t i = 0; i < end - begin; ++i) {
+      b.rows[i] = b.decoded + i * stride * kernels_.element_bytes;
+    }
+    return kernels_.element;
   }
 
   void LoadQueries(int32_t seq, int32_t kv_head, int64_t row_begin, int32_t rows,
@@ -151,15 +176,7 @@ class TileEngine {
   // Divides by the sums and writes outputs and lse.
   void Finish(int32_t rows, const TileBuffers& b, const Destination* destinations) const {
     for (int32_t i = 0; i < rows; ++i) {
-      const Destination& to = destinations[i];
-      const float* o = b.o + i * o_stride_;
-      // A row that saw nothing has o = 0 and sum = 0.
-      const bool empty = b.max[i] == kMinusInf;
-      const float inverse = empty ? 0.0f : 1.0f / b.sum[i];
-      for (int32_t j = 0; j < problem_.d_v; ++j) to.out[j] = o[j] * inverse;
-      if (to.lse != nullptr) {
-        *to.lse = empty ? kMinusInf : (b.max[i] + std::log2(b.sum[i])) * kLn2;
-      }
+      FinishRow(b.o + i * o_stride_, problem_.d_v, b.max[i], b.sum[i], destinations[i]);
     }
   }
 

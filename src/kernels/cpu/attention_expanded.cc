@@ -43,7 +43,8 @@ class ExpandedTask {
     ExpandedBuffers b;
     b.tile = engine_.Allocate(workspace, kChunkKeys / kKeyTile, wide,
                               std::max<int64_t>(projection_.kv_lora_rank,
-                                                std::max(kKeyTile, projection_.qk_rope_head_dim)));
+                                                std::max(kKeyTile, projection_.qk_rope_head_dim)),
+                              projection_.latent.latent_dim());
     b.latent = workspace->Allocate<char>(kKeyTile * LatentSteps() * engine_.step_bytes());
     b.projected = workspace->Allocate<float>(wide * kKeyTile);
     b.rounded = workspace->Allocate<char>(wide * kKeyTile * kernels_.element_bytes);
@@ -153,16 +154,16 @@ class ExpandedTask {
     const auto keys = static_cast<int32_t>(num_keys);
     const CacheRows& latent = projection_.latent;
     const int32_t r = projection_.kv_lora_rank;
-    GatherRows(latent, problem_.batch, item.seq, 0, key, key + keys, b.tile.rows);
-    kernels_.pack_transposed({b.tile.rows, keys, r, latent.dtype},
+    const DType type = engine_.GatherNumbers(latent, item.seq, 0, key, key + keys, b.tile);
+    kernels_.pack_transposed({b.tile.rows, keys, r, type},
                              Panels{b.latent, static_cast<int32_t>(LatentSteps()), 0},
                              b.tile.scratch);
     if (projection_.qk_rope_head_dim > 0) {
-      const int64_t skip = int64_t{r} * static_cast<int64_t>(SizeOf(latent.dtype));
+      const int64_t skip = int64_t{r} * static_cast<int64_t>(SizeOf(type));
       for (int32_t i = 0; i < keys; ++i) {
         b.tile.rows[i] = static_cast<const char*>(b.tile.rows[i]) + skip;
       }
-      kernels_.pack_transposed({b.tile.rows, keys, projection_.qk_rope_head_dim, latent.dtype},
+      kernels_.pack_transposed({b.tile.rows, keys, projection_.qk_rope_head_dim, type},
                                engine_.KPanels(k_panels, engine_.first_steps()), b.tile.scratch);
     }
     if (d_nope_ > 0) {

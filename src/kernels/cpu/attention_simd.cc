@@ -74,6 +74,35 @@ void RoundRow(const float* src, int32_t n, void* dst) {
   StoreF32N(df, RoundToBf16(df, LoadF32N(df, src + i, n - i)), to + i, n - i);
 }
 
+void DecodeLatents(const void* const* rows, int32_t num_rows, const Int8LatentLayout& layout,
+                   void* to, int64_t stride) {
+  const DF df;
+  const hn::Rebind<int8_t, DF> d8;
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const auto* codes = static_cast<const int8_t*>(rows[i]);
+    float* out = static_cast<float*>(to) + i * stride;
+    for (int64_t g = 0; g < layout.groups(); ++g) {
+      float scale;
+      std::memcpy(&scale, codes + layout.scales_offset() + g * sizeof(scale), sizeof(scale));
+      int64_t d = g * Int8LatentLayout::kGroup;
+      const int64_t end = HWY_MIN(d + Int8LatentLayout::kGroup, int64_t{layout.kv_lora_rank});
+      for (; d + kLanes <= end; d += kLanes) {
+        const auto wide = hn::PromoteTo(DI(), hn::LoadU(d8, codes + d));
+        hn::StoreU(hn::Mul(hn::ConvertTo(df, wide), hn::Set(df, scale)), df, out + d);
+      }
+      for (; d < end; ++d) out[d] = static_cast<float>(codes[d]) * scale;
+    }
+    const auto* rope = reinterpret_cast<const Bf16Bits*>(codes + layout.rope_offset());
+    out += layout.kv_lora_rank;
+    int64_t d = 0;
+    for (; d + kLanes <= layout.qk_rope_head_dim; d += kLanes) {
+      hn::StoreU(LoadF32(df, rope + d), df, out + d);
+    }
+    const int64_t left = layout.qk_rope_head_dim - d;
+    if (left > 0) StoreF32N(df, LoadF32N(df, rope + d, left), out + d, left);
+  }
+}
+
 #if HWY_TARGET == HWY_SCALAR
 
 // Writes columns [0, kLanes) of steps [0, steps) at dst, from kLanes rows of `stride` floats.
@@ -223,6 +252,7 @@ void Multiply(const Product& product) {
   const float* a = static_cast<const float*>(product.a);
   const float* b = static_cast<const float*>(product.b.data) + int64_t{product.b.offset} * kPanel;
   const int32_t blocks = (product.rows + kRows - 1) / kRows;
+  const int32_t panels = (product.cols + kPanel - 1) / kPanel;
   for (int32_t col = 0; col < product.cols; col += kPanel) {
     for (int32_t block = 0; block < blocks; ++block) {
       // Blocks of nearly equal height: 16 rows are 8 + 8, not 12 + 4.
@@ -231,8 +261,8 @@ void Multiply(const Product& product) {
       MultiplyRows<kRows>(next - row, a + row * product.lda, product.lda, b, product.steps,
                           product.c + row * product.ldc + col, product.ldc,
                           product.alpha == nullptr ? nullptr : product.alpha + row);
+      PrefetchPart(product.ahead, col / kPanel * blocks + block, panels * blocks);
     }
-    PrefetchPart(product.ahead, col / kPanel, (product.cols + kPanel - 1) / kPanel);
     b += int64_t{product.b.steps} * kPanel;
   }
 }
@@ -283,6 +313,7 @@ TileKernels GetTileKernels(bool round_to_bf16) {
                      sizeof(float),
                      DType::kF32,
                      round_to_bf16 ? &RoundRow<true> : &RoundRow<false>,
+                     &DecodeLatents,
                      &PackTransposed,
                      &PackStraight,
                      &Multiply,

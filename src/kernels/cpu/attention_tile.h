@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "mla/int8_latent.h"
 #include "mla/tensor.h"
 
 namespace mla::cpu {
@@ -40,14 +41,25 @@ struct RowsAhead {
   int32_t bytes = 0;  // of a row
 };
 
-// Asks for part `part` of `parts` of the rows.
+// Asks for part `part` of `parts` of the rows' cache lines. Parts should be small and apart: more
+// requests at a time than the processor tracks hold up the loads that follow.
 inline void PrefetchPart(const RowsAhead& ahead, int32_t part, int32_t parts) {
   constexpr int32_t kLineBytes = 64;
-  const int32_t begin = ahead.num_rows * part / parts;
-  const int32_t end = ahead.num_rows * (part + 1) / parts;
+  const int32_t row_lines = (ahead.bytes + kLineBytes - 1) / kLineBytes;
+  const int32_t lines = ahead.num_rows * row_lines;
+  const int32_t begin = static_cast<int32_t>(int64_t{lines} * part / parts);
+  const int32_t end = static_cast<int32_t>(int64_t{lines} * (part + 1) / parts);
+  if (begin == end) return;
+  int32_t row = begin / row_lines, line = begin % row_lines;
   for (int32_t i = begin; i < end; ++i) {
-    const char* row = static_cast<const char*>(ahead.rows[i]);
-    for (int32_t b = 0; b < ahead.bytes; b += kLineBytes) __builtin_prefetch(row + b, 0, 2);
+    const char* address = static_cast<const char*>(ahead.rows[row]) + line * kLineBytes;
+    __builtin_prefetch(address, 0, 2);
+    // GCC takes a function that does nothing but prefetch for one without effect, and drops calls.
+    __asm__ volatile("" : : "r"(address));
+    if (++line == row_lines) {
+      line = 0;
+      ++row;
+    }
   }
 }
 
@@ -84,6 +96,10 @@ struct TileKernels {
 
   // f32 to packed elements, rounded as the compute mode says, zeros up to a whole step.
   void (*round_row)(const float* src, int32_t n, void* dst);
+  // Row i of `to` becomes the numbers of the int8 latent at rows[i], as elements; rows are `stride`
+  // elements apart. What follows a row's numbers is not written.
+  void (*decode_latents)(const void* const* rows, int32_t num_rows, const Int8LatentLayout& layout,
+                         void* to, int64_t stride);
   // B[j, i] = rows[i][j]: source rows become columns. `scratch` has TransposeScratchFloats(dim).
   // Columns up to a multiple of panel_cols, and the rest of the last step, are zeros.
   void (*pack_transposed)(const SourceRows& src, const Panels& dst, float* scratch);

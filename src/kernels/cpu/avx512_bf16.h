@@ -3,6 +3,11 @@
 #ifndef MLA_KERNELS_CPU_AVX512_BF16_H_
 #define MLA_KERNELS_CPU_AVX512_BF16_H_
 
+#if !defined(__clang__)
+// GCC 12 takes the deliberately undefined operands in its own header for mistakes.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include <cstdint>
@@ -18,9 +23,6 @@ namespace {  // NOLINT(google-build-namespaces)
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
     apply_to = function)
 #else
-#pragma GCC diagnostic push
-// GCC 12 warns of the undefined operands inside its own intrinsics.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
 #endif
@@ -45,6 +47,35 @@ inline void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t in,
       const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + k));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k), reinterpret_cast<__m256i>(rounded));
     }
+  }
+}
+
+// 16 x 16 transpose of 32-bit lanes.
+inline void Transpose16(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    const __m512i b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    const __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
+    const __m512i d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+    t[i] = _mm512_unpacklo_epi64(a, c);
+    t[i + 1] = _mm512_unpackhi_epi64(a, c);
+    t[i + 2] = _mm512_unpacklo_epi64(b, d);
+    t[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+  // t[4 i + j] holds, in block k, column 4 k + j of rows 4 i to 4 i + 3: a 4 x 4 transpose of
+  // blocks over (i, k) remains.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i a = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x44);
+    const __m512i b = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0x44);
+    const __m512i d = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0xee);
+    r[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    r[j + 4] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    r[j + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
+    r[j + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
   }
 }
 
@@ -74,11 +105,32 @@ inline __m512 SumLanes(const __m512 (&v)[16]) {
                        _mm512_permute_ps(swapped, 0xb1));
 }
 
+// The same, to the bit, for eight vectors.
+inline __m256 SumLanes8(const __m512 (&v)[8]) {
+  __m256 half[8], quarter[4], eighth[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    half[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    quarter[i] = _mm256_add_ps(_mm256_blend_ps(half[i], half[i + 4], 0xf0),
+                               _mm256_permute2f128_ps(half[i], half[i + 4], 0x21));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    eighth[i] = _mm256_add_ps(_mm256_blend_ps(quarter[i], quarter[i + 2], 0xcc),
+                              _mm256_shuffle_ps(quarter[i], quarter[i + 2], 0x4e));
+  }
+  const __m256 swapped = _mm256_blend_ps(eighth[0], eighth[1], 0x55);
+  return _mm256_add_ps(_mm256_blend_ps(eighth[0], eighth[1], 0xaa),
+                       _mm256_permute_ps(swapped, 0xb1));
+}
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
-#pragma GCC diagnostic pop
 #endif
 
 }  // namespace

@@ -44,6 +44,15 @@ bool HasAvx512Bf16() {
 #endif
 }
 
+bool HasAvx512Vnni() {
+#if HWY_ARCH_X86_64
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 std::string Join(const std::vector<Isa>& isas) {
   std::string text;
   for (const Isa& isa : isas) {
@@ -124,5 +133,9 @@ std::string_view CurrentIsa() { return State().current(); }
 Status LimitIsa(std::string_view isa) { return State().Limit(isa); }
 Status CurrentIsaError() { return State().error(); }
 bool UsesAvx512Bf16() { return State().bf16(); }
+bool UsesAvx512Vnni() {
+  static const bool has_vnni = HasAvx512Vnni();
+  return has_vnni && UsesAvx512Bf16();
+}
 
 }  // namespace mla::cpu

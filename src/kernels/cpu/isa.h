@@ -23,6 +23,8 @@ Status CurrentIsaError();
 
 // True if the bf16 dot-product kernels may run: AVX512_BF16 exists and is not limited away.
 bool UsesAvx512Bf16();
+// True if besides them AVX512_VNNI exists.
+bool UsesAvx512Vnni();
 
 }  // namespace mla::cpu
 

@@ -11,6 +11,7 @@
 #if defined(__x86_64__)
 
 #include "kernels/cpu/avx512_bf16.h"
+#include "kernels/cpu/linear_bf16_block.h"
 
 namespace mla::cpu {
 namespace {
@@ -22,64 +23,66 @@ namespace {
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
     apply_to = function)
 #else
-#pragma GCC diagnostic push
-// GCC 12 warns of the undefined operands inside its own intrinsics.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
 #endif
 
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Adds the products of x row m and w row n over [k, end) to acc[m * kOuts + n].
-template <int kRows, int kOuts>
+constexpr int kOuts = 8;  // of a tile in dot form
+constexpr int kTileRows = 3;
+
+// Adds the products of x row m and w row n over [k, end) to acc[m][n]. Groups of 32 elements of a
+// row of w lie kStep apart: 32 as stored, from w[n] + k on; more in a packed panel, from w[n] on,
+// which is padded with zeros.
+template <int kRows, int kStep>
 inline void DotTile(const Bf16Bits* x, int64_t x_stride, const Bf16Bits* const (&w)[kOuts],
-                    int64_t k, int64_t end, __m512 (&acc)[16]) {
-  static_assert(kRows * kOuts <= 16);
-  for (; k + 32 <= end; k += 32) {
-    __m512bh wk[kOuts];
-#pragma GCC unroll 8
-    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(w[n] + k);
+                    int64_t k, int64_t end, __m512 (&acc)[kRows][kOuts]) {
+  constexpr bool kPacked = kStep != 32;
+  int64_t at = kPacked ? 0 : k;
+  for (; k + (kPacked ? 1 : 32) <= end; k += 32, at += kStep) {
+    __m512bh xk[kRows];
 #pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      const __m512bh xk = LoadBf16(x + m * x_stride + k);
+    for (int m = 0; m < kRows; ++m) xk[m] = LoadBf16(x + m * x_stride + k);
 #pragma GCC unroll 8
-      for (int n = 0; n < kOuts; ++n) {
-        acc[m * kOuts + n] = _mm512_dpbf16_ps(acc[m * kOuts + n], xk, wk[n]);
-      }
+    for (int n = 0; n < kOuts; ++n) {
+      const __m512bh wk = LoadBf16(w[n] + at);
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) acc[m][n] = _mm512_dpbf16_ps(acc[m][n], xk[m], wk);
     }
   }
-  if (k < end) {
+  if (!kPacked && k < end) {
     // Packed x is padded with zeros; a row of w ends here, perhaps the mapped file too.
     const __mmask32 mask = (1u << (end - k)) - 1;
-    __m512bh wk[kOuts];
 #pragma GCC unroll 8
-    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(w[n] + k, mask);
+    for (int n = 0; n < kOuts; ++n) {
+      const __m512bh wk = LoadBf16(w[n] + k, mask);
 #pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      const __m512bh xk = LoadBf16(x + m * x_stride + k);
-#pragma GCC unroll 8
-      for (int n = 0; n < kOuts; ++n) {
-        acc[m * kOuts + n] = _mm512_dpbf16_ps(acc[m * kOuts + n], xk, wk[n]);
+      for (int m = 0; m < kRows; ++m) {
+        acc[m][n] = _mm512_dpbf16_ps(acc[m][n], LoadBf16(x + m * x_stride + k), wk);
       }
     }
   }
 }
 
-// The part [begin, end) of the sums over k. Accumulators wait in memory between two panels: the
-// order of additions is that of one pass.
+// The part [begin, end) of the sums over k, so long that eight rows of it leave room in a 32 KiB L1
+// cache. Accumulators wait in memory between two panels: the order of additions is that of one
+// pass.
 struct Panel {
   int64_t begin, end;
   bool first, last;
 };
 constexpr int64_t kPanel = 1024;
 constexpr int64_t kPanelOuts = 16;  // outputs that take turns at a panel of x
-constexpr int64_t kPanelRows = LinearPlan::kXBlockBytes / (kPanel * int64_t{sizeof(Bf16Bits)});
-constexpr int64_t kPanelFloats = kPanelRows * kPanelOuts * 16;
+constexpr int64_t kPanelFloats = LinearPlan::kMaxBlockRows * kPanelOuts * 16;
+// For so many rows of x a panel of w is packed first: rows of it as stored may be a multiple of
+// 4 KiB apart and then fall into the same few sets of the L1 cache.
+constexpr int64_t kMinRowsToPack = 24;
+constexpr int64_t kPackedStep = kOuts * 32;
+constexpr int64_t kPackedFloats = kOuts * kPanel / 2;
 
 // Outputs [o, o + kOuts), as far as they exist, of all rows of a block: the rows of x pass by a few
 // rows of w that stay in the L1 cache.
-template <int kOuts>
 struct DotColumns {
   const Product& p;
   int64_t o;
@@ -90,7 +93,7 @@ struct DotColumns {
   DotColumns(const ProductBlock& block, int64_t o_begin) : p(*block.product), o(o_begin) {
     const int64_t outs = Min(kOuts, block.out_end - o);
     mask = static_cast<__mmask8>((1u << outs) - 1);
-    float values[8] = {};
+    float values[kOuts] = {};
     for (int64_t n = 0; n < kOuts; ++n) {
       const int64_t row = o + Min(n, outs - 1);
       w[n] = static_cast<const Bf16Bits*>(p.w) + row * p.w_stride;
@@ -99,90 +102,92 @@ struct DotColumns {
     bias = _mm256_loadu_ps(values);
   }
 
+  // Copies a panel to `to`, whose rows this uses from then on.
+  void Pack(const Panel& panel, Bf16Bits* to) {
+    for (int64_t k = panel.begin; k < panel.end; k += 32) {
+      const int64_t left = panel.end - k;
+      const __mmask32 some = left >= 32 ? ~__mmask32{0} : (1u << left) - 1;
+      Bf16Bits* step = to + (k - panel.begin) * kOuts;
+#pragma GCC unroll 8
+      for (int n = 0; n < kOuts; ++n) {
+        _mm512_store_si512(step + 32 * n, _mm512_maskz_loadu_epi16(some, w[n] + k));
+      }
+    }
+    for (int n = 0; n < kOuts; ++n) w[n] = to + 32 * n;
+  }
+
   // `sums`: one vector per output of the tile; not used if the panel is the first and the last.
-  template <int kRows>
+  template <int kRows, int kStep>
   inline void Tile(int64_t row, const Panel& panel, float* sums) const {
     const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
-    __m512 acc[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) acc[i] = _mm512_setzero_ps();
-    if (!panel.first) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows * kOuts; ++i) acc[i] = _mm512_load_ps(sums + 16 * i);
+    __m512 acc[kRows][kOuts];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < kOuts; ++n) {
+        acc[m][n] = panel.first ? _mm512_setzero_ps() : _mm512_load_ps(sums + 16 * (m * kOuts + n));
+      }
     }
-    DotTile<kRows, kOuts>(x, p.x_stride, w, panel.begin, panel.end, acc);
-    if (panel.last) {
-      Store<kRows>(row, SumLanes(acc));
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows * kOuts; ++i) _mm512_store_ps(sums + 16 * i, acc[i]);
+    DotTile<kRows, kStep>(x, p.x_stride, w, panel.begin, panel.end, acc);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      if (panel.last) {
+        Store(row + m, SumLanes8(acc[m]));
+        continue;
+      }
+#pragma GCC unroll 8
+      for (int n = 0; n < kOuts; ++n) _mm512_store_ps(sums + 16 * (m * kOuts + n), acc[m][n]);
     }
   }
 
-  template <int kRows>
-  inline void Store(int64_t row, __m512 tile) const {
-    alignas(64) float values[16 + 8];  // a load of 8 lanes from any row's values stays inside
-    _mm512_store_ps(values, tile);
-#pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      float* y = p.y + (row + m) * p.y_stride + o;
-      __m256 sum = _mm256_maskz_loadu_ps(mask, values + m * kOuts);
-      if (p.bias != nullptr) sum = _mm256_add_ps(sum, bias);
-      if (p.accumulate) sum = _mm256_add_ps(sum, _mm256_maskz_loadu_ps(mask, y));
-      _mm256_mask_storeu_ps(y, mask, sum);
-    }
+  inline void Store(int64_t row, __m256 sum) const {
+    float* y = p.y + row * p.y_stride + o;
+    if (p.bias != nullptr) sum = _mm256_add_ps(sum, bias);
+    if (p.accumulate) sum = _mm256_add_ps(sum, _mm256_maskz_loadu_ps(mask, y));
+    _mm256_mask_storeu_ps(y, mask, sum);
   }
 };
 
-// Four outputs of all rows of a block. `sums`: [rows, 4, 16], unless the panel is all of k.
-void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* sums) {
-  const DotColumns<4> columns(block, o);
+template <int kStep>
+void DotRowsOf(const ProductBlock& block, const DotColumns& columns, const Panel& panel,
+               float* sums) {
   int64_t row = block.row_begin;
-  for (int64_t left; (left = block.row_end - row) > 0;) {
-    float* at = sums + (row - block.row_begin) * 4 * 16;
-    if (left >= 4 && left != 5) {
-      columns.Tile<4>(row, panel, at);
-      row += 4;
-    } else if (left >= 3) {  // 5 is 3 + 2: a tile of one row would wait for its additions
-      columns.Tile<3>(row, panel, at);
-      row += 3;
-    } else if (left == 2) {
-      columns.Tile<2>(row, panel, at);
-      row += 2;
-    } else {
-      columns.Tile<1>(row, panel, at);
-      row += 1;
-    }
+  for (; row + kTileRows <= block.row_end; row += kTileRows) {
+    columns.Tile<kTileRows, kStep>(row, panel, sums + (row - block.row_begin) * kOuts * 16);
   }
+  float* at = sums + (row - block.row_begin) * kOuts * 16;
+  if (block.row_end - row == 2) columns.Tile<2, kStep>(row, panel, at);
+  if (block.row_end - row == 1) columns.Tile<1, kStep>(row, panel, at);
 }
 
-// The same for few rows: the weights' way from memory is what takes time, and eight rows of them at
-// once keep more of it in use.
-constexpr int64_t kFewRows = 8;
-void DotFewRows(const ProductBlock& block, int64_t o, float* scratch) {
-  const Panel all = {0, block.product->in, true, true};
-  const DotColumns<8> columns(block, o);
-  int64_t row = block.row_begin;
-  for (; row + 2 <= block.row_end; row += 2) columns.Tile<2>(row, all, scratch);
-  if (row < block.row_end) columns.Tile<1>(row, all, scratch);
+// Eight outputs of all rows of a block. `sums`: [rows, kOuts, 16], unless the panel is all of k.
+// `packed`: kPackedFloats.
+void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* sums, float* packed) {
+  DotColumns columns(block, o);
+  if (block.row_end - block.row_begin < kMinRowsToPack) {
+    return DotRowsOf<32>(block, columns, panel, sums);
+  }
+  columns.Pack(panel, reinterpret_cast<Bf16Bits*>(packed));
+  DotRowsOf<kPackedStep>(block, columns, panel, sums);
 }
 
-void DotBlock(const ProductBlock& block, float* scratch) {
+void DotBlock(const ProductBlock& block, float* packed) {
+  float* scratch = packed + kPackedFloats;
   const int64_t in = block.product->in;
   const int64_t rows = block.row_end - block.row_begin;
-  if (rows <= kFewRows) {
-    for (int64_t o = block.out_begin; o < block.out_end; o += 8) DotFewRows(block, o, scratch);
-  } else if (in <= 2 * kPanel || rows > kPanelRows) {
+  if (in <= kPanel || rows <= kTileRows) {
     const Panel all = {0, in, true, true};
-    for (int64_t o = block.out_begin; o < block.out_end; o += 4) DotRows(block, o, all, scratch);
-  } else {
-    for (int64_t strip = block.out_begin; strip < block.out_end; strip += kPanelOuts) {
-      const int64_t strip_end = Min(strip + kPanelOuts, block.out_end);
-      for (int64_t k = 0; k < in; k += kPanel) {
-        const Panel panel = {k, Min(k + kPanel, in), k == 0, k + kPanel >= in};
-        for (int64_t o = strip; o < strip_end; o += 4) {
-          DotRows(block, o, panel, scratch + (o - strip) * rows * 16);
-        }
+    for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
+      DotRows(block, o, all, scratch, packed);
+    }
+    return;
+  }
+  for (int64_t strip = block.out_begin; strip < block.out_end; strip += kPanelOuts) {
+    const int64_t strip_end = Min(strip + kPanelOuts, block.out_end);
+    for (int64_t k = 0; k < in; k += kPanel) {
+      const Panel panel = {k, Min(k + kPanel, in), k == 0, k + kPanel >= in};
+      for (int64_t o = strip; o < strip_end; o += kOuts) {
+        DotRows(block, o, panel, scratch + (o - strip) * rows * 16, packed);
       }
     }
   }
@@ -340,12 +345,12 @@ void RunBlock(const ProductBlock& block, float* scratch) {
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
-#pragma GCC diagnostic pop
 #endif
 
-// Accumulators between panels, or interleaved weights.
+// A packed panel and accumulators between panels, or interleaved weights.
 int64_t ScratchFloats(int64_t /*packed_stride*/) {
-  return kPanelFloats > kInterleavedFloats ? kPanelFloats : kInterleavedFloats;
+  constexpr int64_t kDotFloats = kPackedFloats + kPanelFloats;
+  return kDotFloats > kInterleavedFloats ? kDotFloats : kInterleavedFloats;
 }
 
 constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kPanel, ScratchFloats, PackRows, RunBlock};
@@ -359,6 +364,9 @@ std::string_view Refuses(const Context& context) {
 constexpr std::string_view kRefusesDType = "takes bf16 weights only";
 
 }  // namespace
+
+void RunBf16Block(const ProductBlock& block, float* scratch) { RunBlock(block, scratch); }
+int64_t Bf16ScratchFloats(int64_t packed_stride) { return ScratchFloats(packed_stride); }
 
 std::string_view Avx512Bf16RefusesLinear(const LinearArgs& args, const Context& context) {
   for (const LinearTarget& target : args.targets) {

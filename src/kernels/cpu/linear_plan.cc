@@ -11,6 +11,9 @@ namespace {
 // Below this many multiply-adds a call is over before a second thread has woken.
 constexpr int64_t kMinTaskMacs = 32 * 1024;
 constexpr int64_t kTasksPerThread = 8;
+// Blocks differ in their rows (experts) and number: dealt out singly they balance better, as long
+// as they are not much smaller than a task should be.
+constexpr int64_t kMaxTasksPerWanted = 4;
 // Multiples of every kernel's register tile.
 constexpr int64_t kRowQuantum = 8;
 constexpr int64_t kOutQuantum = 32;
@@ -126,7 +129,8 @@ LinearPlan::LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num
     p.first_block = num_blocks_;
     num_blocks_ += NumBlocks(p);
   }
-  num_tasks_ = std::min(wanted_tasks, num_blocks_);  // none if no product has outputs
+  const int64_t max_tasks = num_threads == 1 ? 1 : kMaxTasksPerWanted * wanted_tasks;
+  num_tasks_ = std::min(max_tasks, num_blocks_);  // none if no product has outputs
 }
 
 const Product* LinearPlan::ProductOf(int64_t block) const {

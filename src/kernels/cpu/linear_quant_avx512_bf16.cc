@@ -1,404 +1,309 @@
-// Matrix products with quantised weights through VDPBF16PS, activations rounded to bf16.
+// Matrix products with quantised weights on AVX-512 with VNNI and BF16: block types in integers
+// (linear_quant_vnni.h), F8E4M3 here, and bf16 weights that share a call with them by the kernel
+// for bf16. Block types want other activations than these two: where a call has both kinds of
+// weights it becomes two.
 //
-// The codes of every type are small integers or 8-bit floats, exact in bf16. A group of 32 products
-// is one dot-product instruction on codes, whose 16 partial sums are then scaled and added in fp32:
-// weights take part with their exact values. Four rows of weights are decoded a panel at a time
-// into the L1 cache, for however many rows of x there are, and an output is summed in one order
-// whatever the tile it falls into.
+// The numbers of F8E4M3 are exact in bf16. A run of products that share a scale is a chain of
+// VDPBF16PS; its 16 partial sums are then scaled and added in fp32. An output is summed in one
+// order whatever the tile it falls into.
+#include <algorithm>
+#include <span>
+#include <vector>
+
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/linear_driver.h"
-#include "tensor/quant_blocks.h"
 
 #if defined(__x86_64__)
 
 #include "kernels/cpu/avx512_bf16.h"
+#include "kernels/cpu/linear_bf16_block.h"
+#include "kernels/cpu/linear_quant_vnni.h"
 
 namespace mla::cpu {
 namespace {
 
-constexpr int64_t kPanel = 1024;  // elements of a row decoded at a time; whole blocks of any type
-constexpr int64_t kGroup = 32;
-constexpr int64_t kPanelGroups = kPanel / kGroup;
+constexpr int64_t kPanel = 1024;  // elements of a row decoded at a time
+constexpr int64_t kGroup = 32;    // block scales begin at multiples of it
 constexpr int kOuts = 4;
+constexpr int kTileRows = 3;
+// Up to so many rows of x, weights are decoded in registers as they pass.
+constexpr int64_t kMaxStreamedRows = 8;
 
-// A panel of four rows of weights, decoded. Element i of group g is codes[32 g + i] times
-// scales[2 g + i / 16], minus mins[g].
-struct DecodedRow {
-  Bf16Bits codes[kPanel];
-  float scales[2 * kPanelGroups];
-  float mins[kPanelGroups];
+// The upper and lower bytes of the bf16 number that each code without its sign stands for.
+struct F8Table {
+  alignas(64) uint8_t upper[128] = {}, lower[128] = {};
+  constexpr F8Table() {
+    for (int code = 0; code < 128; ++code) {
+      const int exponent = code >> 3, mantissa = code & 7;
+      int bits = (exponent + 120) << 7 | mantissa << 4;
+      if (exponent == 0) {  // mantissa times 2^-9
+        int top = mantissa >= 4 ? 2 : mantissa >= 2 ? 1 : 0;
+        bits = mantissa == 0 ? 0 : (top + 118) << 7 | ((mantissa << (7 - top)) & 0x7f);
+      }
+      if (code == 0x7f) bits = 0x7fc0;
+      upper[code] = static_cast<uint8_t>(bits >> 8);
+      lower[code] = static_cast<uint8_t>(bits);
+    }
+  }
 };
-struct Scratch {
-  DecodedRow rows[kOuts];
-  // Then: accumulators [LinearPlan::kMaxBlockRows, kOuts, 16] and, per row of the block, the sums
-  // of x over each group, whole vectors of them.
+constexpr F8Table kF8Table;
+
+// The part [begin, end) of the sums over k. Accumulators wait in memory between two panels.
+struct Panel {
+  int64_t begin, end;
+  bool first, last;
 };
-constexpr int64_t kScratchFloats = sizeof(Scratch) / sizeof(float);
-constexpr int64_t kAccFloats = LinearPlan::kMaxBlockRows * kOuts * 16;
-static_assert(sizeof(Scratch) % 64 == 0);
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
+#pragma clang attribute push(                                                                \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,fma"))), \
     apply_to = function)
 #else
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,fma")
 #endif
 
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-inline __m512i Load32Bytes(const void* p) {  // as 32 words
-  return _mm512_cvtepu8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-}
-inline void StoreCodes(Bf16Bits* to, __m512i codes) { _mm512_store_si512(to, codes); }
-
-// bf16 of the integers first, first + 1, ..., first + 31.
-inline __m512i IntegerTable(int first) {
-  const __m512i low =
-      _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                       _mm512_set1_epi32(first));
-  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
-  return reinterpret_cast<__m512i>(
-      _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low)));
-}
-
-inline float HalfToF32(uint16_t half) {
-  return _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_castsi128_si256(_mm_cvtsi32_si128(half))));
-}
-
-inline void SetScale(DecodedRow& row, int64_t group, float scale) {
-  row.scales[2 * group] = row.scales[2 * group + 1] = scale;
-}
-
-// 16 bytes as 32 words of four bits: first the low halves, then the high halves.
-inline __m512i HalvesOf16Bytes(const uint8_t* p) {
-  const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m512i both =
-      _mm512_inserti64x4(_mm512_castsi256_si512(bytes), _mm256_srli_epi16(bytes, 4), 1);
-  return _mm512_and_si512(both, _mm512_set1_epi16(15));
-}
-
-// The following decode `count` elements, whole blocks, into groups from 0 on.
-void Decode(const Q8_0Block* from, int64_t count, DecodedRow& row) {
-  for (int64_t g = 0; g < count / kGroup; ++g) {
-    const auto* codes = reinterpret_cast<const __m128i*>(from[g].codes);
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes + 1)));
-    StoreCodes(row.codes + kGroup * g, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-    SetScale(row, g, HalfToF32(from[g].d));
-  }
-}
-
-void Decode(const Q4_0Block* from, int64_t count, DecodedRow& row) {
-  const __m512i table = IntegerTable(-8);
-  for (int64_t g = 0; g < count / kGroup; ++g) {
-    const __m512i codes = HalvesOf16Bytes(from[g].codes);
-    StoreCodes(row.codes + kGroup * g, _mm512_permutexvar_epi16(codes, table));
-    SetScale(row, g, HalfToF32(from[g].d));
-  }
-}
-
-void Decode(const Q5_0Block* from, int64_t count, DecodedRow& row) {
-  const __m512i table = IntegerTable(-16);
-  for (int64_t g = 0; g < count / kGroup; ++g) {
-    const __m512i low = HalvesOf16Bytes(from[g].codes);
-    uint32_t high;
-    __builtin_memcpy(&high, from[g].high, sizeof(high));
-    const __m512i codes = _mm512_mask_add_epi16(low, high, low, _mm512_set1_epi16(16));
-    StoreCodes(row.codes + kGroup * g, _mm512_permutexvar_epi16(codes, table));
-    SetScale(row, g, HalfToF32(from[g].d));
-  }
-}
-
-// Scales and minima of the eight groups of a Q4_K or Q5_K block.
-template <typename Block>
-inline void DecodeKScales(const Block& block, int64_t group, DecodedRow& row) {
-  const float d = HalfToF32(block.d), d_min = HalfToF32(block.d_min);
-  const KScales s = UnpackKScales(block.scales);
-  for (int r = 0; r < 8; ++r) {
-    SetScale(row, group + r, d * s.scale[r]);
-    row.mins[group + r] = d_min * s.min[r];
-  }
-}
-
-// The four-bit parts of groups 2 c and 2 c + 1.
-inline void LoadKHalves(const uint8_t* codes, __m512i& first, __m512i& second) {
-  const __m512i bytes = Load32Bytes(codes);
-  first = _mm512_and_si512(bytes, _mm512_set1_epi16(15));
-  second = _mm512_srli_epi16(bytes, 4);
-}
-
-void Decode(const Q4_KBlock* from, int64_t count, DecodedRow& row) {
-  const __m512i table = IntegerTable(0);
-  for (int64_t b = 0; b < count / 256; ++b) {
-    DecodeKScales(from[b], 8 * b, row);
-    Bf16Bits* to = row.codes + 256 * b;
-    for (int c = 0; c < 4; ++c) {
-      __m512i first, second;
-      LoadKHalves(from[b].codes + 32 * c, first, second);
-      StoreCodes(to + 64 * c, _mm512_permutexvar_epi16(first, table));
-      StoreCodes(to + 64 * c + 32, _mm512_permutexvar_epi16(second, table));
+struct F8Decoder {
+  __m512i upper[2], lower[2];
+  F8Decoder() {
+    for (int i = 0; i < 2; ++i) {
+      upper[i] = _mm512_load_si512(kF8Table.upper + 64 * i);
+      lower[i] = _mm512_load_si512(kF8Table.lower + 64 * i);
     }
   }
-}
-
-void Decode(const Q5_KBlock* from, int64_t count, DecodedRow& row) {
-  const __m512i table = IntegerTable(0);
-  const __m512i sixteen = _mm512_set1_epi16(16);
-  for (int64_t b = 0; b < count / 256; ++b) {
-    DecodeKScales(from[b], 8 * b, row);
-    Bf16Bits* to = row.codes + 256 * b;
-    const __m512i high = Load32Bytes(from[b].high);
-    for (int c = 0; c < 4; ++c) {
-      __m512i first, second;
-      LoadKHalves(from[b].codes + 32 * c, first, second);
-      const auto bit = static_cast<int16_t>(1 << (2 * c));
-      const __mmask32 first_high = _mm512_test_epi16_mask(high, _mm512_set1_epi16(bit));
-      const __mmask32 second_high =
-          _mm512_test_epi16_mask(high, _mm512_set1_epi16(static_cast<int16_t>(2 * bit)));
-      first = _mm512_mask_add_epi16(first, first_high, first, sixteen);
-      second = _mm512_mask_add_epi16(second, second_high, second, sixteen);
-      StoreCodes(to + 64 * c, _mm512_permutexvar_epi16(first, table));
-      StoreCodes(to + 64 * c + 32, _mm512_permutexvar_epi16(second, table));
-    }
+  // 64 codes as bf16.
+  void operator()(__m512i codes, __m512bh& first, __m512bh& second) const {
+    // Unpacking takes eight bytes of each 16: those of the first half, then of the second.
+    codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
+    __m512i high = _mm512_permutex2var_epi8(upper[0], codes, upper[1]);
+    const __m512i low = _mm512_permutex2var_epi8(lower[0], codes, lower[1]);
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
+    first = AsBf16(_mm512_unpacklo_epi8(low, high));
+    second = AsBf16(_mm512_unpackhi_epi8(low, high));
   }
-}
-
-void Decode(const Q6_KBlock* from, int64_t count, DecodedRow& row) {
-  const __m512i negative = IntegerTable(-32), positive = IntegerTable(0);
-  const __m512i two_bits = _mm512_set1_epi16(0x30);
-  for (int64_t b = 0; b < count / 256; ++b) {
-    const float d = HalfToF32(from[b].d);
-    for (int i = 0; i < 16; ++i) row.scales[16 * b + i] = d * from[b].scales[i];
-    for (int half = 0; half < 2; ++half) {
-      Bf16Bits* to = row.codes + 256 * b + 128 * half;
-      const __m512i high = Load32Bytes(from[b].high + 32 * half);
-      __m512i run[4];
-      LoadKHalves(from[b].low + 64 * half, run[0], run[2]);
-      LoadKHalves(from[b].low + 64 * half + 32, run[1], run[3]);
-      const __m512i upper[4] = {_mm512_slli_epi16(high, 4), _mm512_slli_epi16(high, 2), high,
-                                _mm512_srli_epi16(high, 2)};
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) {
-        const __m512i code = _mm512_or_si512(run[r], _mm512_and_si512(upper[r], two_bits));
-        StoreCodes(to + 32 * r, _mm512_permutex2var_epi16(negative, code, positive));
-      }
-    }
-  }
-}
-
-// 32 numbers in e4m3, exactly as bf16.
-inline __m512i F8ToBf16(__m512i bits, __m512i subnormals) {
-  const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi16(0x7f));
-  __m512i v = _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16(120 << 7));
-  const __mmask32 is_subnormal = _mm512_testn_epi16_mask(bits, _mm512_set1_epi16(0x78));
-  v = _mm512_mask_permutexvar_epi16(v, is_subnormal, magnitude, subnormals);
-  const __mmask32 is_nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f));
-  v = _mm512_mask_mov_epi16(v, is_nan, _mm512_set1_epi16(0x7fc0));
-  const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(bits, _mm512_set1_epi16(0x80)), 8);
-  return _mm512_or_si512(v, sign);
-}
-
-// Elements [k, k + count) of row o of a weight in F8E4M3; `count` need not be whole groups.
-void DecodeF8(const Product& p, int64_t o, int64_t k, int64_t count, DecodedRow& row) {
-  const uint8_t* from = static_cast<const uint8_t*>(p.w) + o * p.w_stride + k;
-  const __m512 eighths = _mm512_mul_ps(
-      _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_ps(0x1p-9f));
-  const __m512i subnormals =
-      reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_setzero_ps(), eighths));
-  const BlockScales& s = p.w_scales;
-  const float* scales = s.data + (s.row0 + o) / s.rows * s.stride;
-  for (int64_t i = 0; i < count; i += kGroup) {
-    const int64_t left = count - i;
-    const __mmask32 mask = left >= kGroup ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-    const __m512i bits = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, from + i));
-    StoreCodes(row.codes + i, F8ToBf16(bits, subnormals));
-    SetScale(row, i / kGroup, scales[(s.col0 + k + i) / s.cols]);
-  }
-}
-
-void DecodeBf16(const Bf16Bits* from, int64_t count, DecodedRow& row) {
-  for (int64_t i = 0; i < count; i += kGroup) {
-    const int64_t left = count - i;
-    const __mmask32 mask = left >= kGroup ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-    StoreCodes(row.codes + i, _mm512_maskz_loadu_epi16(mask, from + i));
-    SetScale(row, i / kGroup, 1);
-  }
-}
-
-// Elements [k, k + count) of row o, of whatever type.
-void DecodePanel(const Product& p, int64_t o, int64_t k, int64_t count, DecodedRow& row) {
-  if (p.w_dtype == DType::kF8E4M3) return DecodeF8(p, o, k, count, row);
-  const void* from = static_cast<const char*>(p.w) + RowBytes(p.w_dtype, o * p.w_stride + k);
-  switch (p.w_dtype) {
-    case DType::kBF16: return DecodeBf16(static_cast<const Bf16Bits*>(from), count, row);
-    case DType::kQ8_0: return Decode(static_cast<const Q8_0Block*>(from), count, row);
-    case DType::kQ4_0: return Decode(static_cast<const Q4_0Block*>(from), count, row);
-    case DType::kQ5_0: return Decode(static_cast<const Q5_0Block*>(from), count, row);
-    case DType::kQ4_K: return Decode(static_cast<const Q4_KBlock*>(from), count, row);
-    case DType::kQ5_K: return Decode(static_cast<const Q5_KBlock*>(from), count, row);
-    case DType::kQ6_K: return Decode(static_cast<const Q6_KBlock*>(from), count, row);
-    default: break;
-  }
-}
-
-bool HasMins(DType dtype) { return dtype == DType::kQ4_K || dtype == DType::kQ5_K; }
-
-// One panel of the products of a block with outputs [o, o + outs).
-struct Panel {
-  const Product& p;
-  const DecodedRow* w;  // [kOuts]
-  int64_t k, groups;
-  int64_t o, outs;
-  bool first, last;
-  const float* x_sums;  // [rows, x_sums_stride] from this panel on; null: the type has no minima
-  int64_t x_sums_stride;
 };
 
-// kHalves: the two halves of a group have a scale each.
-template <bool kHalves>
-inline __m512 LoadScale(const float* scales) {
-  const __m512 first = _mm512_set1_ps(scales[0]);
-  if constexpr (!kHalves) return first;
-  return _mm512_mask_blend_ps(0xff00, first, _mm512_set1_ps(scales[1]));
-}
+inline __mmask64 FirstOf64(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+
+// The rows of weights of a tile and their scales.
+struct Weights {
+  const uint8_t* codes[kOuts];  // past the end: the last row once more
+  const float* scales[kOuts];
+  int64_t col0, cols;
+
+  // Rows o, o + step, ...
+  Weights(const Product& p, int64_t o, int64_t step, int64_t outs)
+      : col0(p.w_scales.col0), cols(p.w_scales.cols) {
+    for (int64_t n = 0; n < kOuts; ++n) {
+      const int64_t row = o + step * Min(n, outs - 1);
+      codes[n] = static_cast<const uint8_t*>(p.w) + row * p.w_stride;
+      scales[n] = p.w_scales.data + (p.w_scales.row0 + row) / p.w_scales.rows * p.w_scales.stride;
+    }
+  }
+};
+
+// The runs of a row in turn: a run ends with its scale, or with the panel.
+struct Run {
+  int64_t begin, end, scale;  // `scale`: index into Weights::scales
+  int64_t scale_end;
+
+  Run(const Product& p, const Weights& w, int64_t k) : begin(k), scale((w.col0 + k) / w.cols) {
+    scale_end = (scale + 1) * w.cols - w.col0;
+    SetEnd(p);
+  }
+  void Next(const Product& p, const Weights& w) {
+    begin = end;
+    if (begin == scale_end) {
+      ++scale;
+      scale_end += w.cols;
+    }
+    SetEnd(p);
+  }
+
+ private:
+  void SetEnd(const Product& p) { end = Min(Min(scale_end, (begin / kPanel + 1) * kPanel), p.in); }
+};
 
 template <int kRows>
-inline void StoreTile(const Panel& panel, int64_t row, const __m512 (&acc)[16]) {
-  const Product& p = panel.p;
+inline void StoreTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_t outs,
+                      const __m512 (&acc)[16]) {
   alignas(64) float sums[16];
   _mm512_store_ps(sums, SumLanes(acc));
   for (int m = 0; m < kRows; ++m) {
-    float* y = p.y + (row + m) * p.y_stride + panel.o;
-    for (int64_t n = 0; n < panel.outs; ++n) {
+    float* y = p.y + (row + m) * p.y_stride + o;
+    for (int64_t n = 0; n < outs; ++n) {
       float sum = sums[m * kOuts + n];
-      if (p.bias != nullptr) sum += BiasAt(p, panel.o + n);
-      y[n] = p.accumulate ? y[n] + sum : sum;
+      if (p.bias != nullptr) sum += BiasAt(p, o + step * n);
+      y[step * n] = p.accumulate ? y[step * n] + sum : sum;
     }
   }
 }
 
-// Rows [row, row + kRows), of the block those from `index` on. `acc_memory`: [kRows, kOuts, 16].
-template <int kRows, bool kHalves>
-inline void Tile(const Panel& panel, int64_t row, int64_t index, float* acc_memory) {
-  const Product& p = panel.p;
-  const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride + panel.k;
+inline const Bf16Bits* XRow(const Product& p, int64_t row) {
+  return static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
+}
+
+// acc[m, n] += scale[n] * run[m, n].
+template <int kRows>
+inline void AddRun(const Weights& w, int64_t index, const __m512 (&run)[kRows][kOuts],
+                   __m512 (&acc)[16]) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kOuts; ++n) {
+    const __m512 scale = _mm512_set1_ps(w.scales[n][index]);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      acc[m * kOuts + n] = _mm512_fmadd_ps(run[m][n], scale, acc[m * kOuts + n]);
+    }
+  }
+}
+
+// Adds the products of elements [k, k + 64), or of those in `mask`, to the sums of a run.
+template <int kRows, bool kWhole>
+inline void StreamStep(const Weights& w, const F8Decoder& decode, const Bf16Bits* const (&x)[kRows],
+                       int64_t k, __mmask64 mask, __m512 (&sums)[kRows][kOuts]) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kOuts; ++n) {
+    __m512bh first, second;
+    decode(
+        kWhole ? _mm512_loadu_si512(w.codes[n] + k) : _mm512_maskz_loadu_epi8(mask, w.codes[n] + k),
+        first, second);
+#pragma GCC unroll 2
+    for (int m = 0; m < kRows; ++m) {
+      sums[m][n] = _mm512_dpbf16_ps(sums[m][n], LoadBf16(x[m] + k), first);
+      // x has no second half where the row ends in the first.
+      if (kWhole || (mask >> kGroup) != 0) {
+        sums[m][n] = _mm512_dpbf16_ps(sums[m][n], LoadBf16(x[m] + k + kGroup), second);
+      }
+    }
+  }
+}
+
+// Outputs o, o + step, ... of few rows: codes are decoded as they pass.
+template <int kRows>
+void StreamedTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_t outs) {
+  const Weights w(p, o, step, outs);
+  const F8Decoder decode;
+  const Bf16Bits* x[kRows];
+  for (int m = 0; m < kRows; ++m) x[m] = XRow(p, row + m);
   __m512 acc[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) acc[i] = _mm512_setzero_ps();
-  if (!panel.first) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows * kOuts; ++i) acc[i] = _mm512_load_ps(acc_memory + 16 * i);
-  }
-  for (int64_t g = 0; g < panel.groups; ++g) {
-    __m512bh codes[kOuts];
-    __m512 scales[kOuts];
+  for (Run run(p, w, 0); run.begin < p.in; run.Next(p, w)) {
+    __m512 sums[kRows][kOuts];
+#pragma GCC unroll 2
+    for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kOuts; ++n) {
-      codes[n] = LoadBf16(panel.w[n].codes + kGroup * g);
-      scales[n] = LoadScale<kHalves>(panel.w[n].scales + 2 * g);
+      for (int n = 0; n < kOuts; ++n) sums[m][n] = _mm512_setzero_ps();
     }
+    int64_t k = run.begin;
+    for (; k + 64 <= run.end; k += 64) {
+      StreamStep<kRows, true>(w, decode, x, k, 0, sums);
+    }
+    if (k < run.end) StreamStep<kRows, false>(w, decode, x, k, FirstOf64(run.end - k), sums);
+    AddRun<kRows>(w, run.scale, sums, acc);
+  }
+  StoreTile<kRows>(p, row, o, step, outs, acc);
+}
+
+// Many rows: codes are decoded once into the L1 cache, a panel of [kOuts, kPanel].
+void DecodePanel(const Weights& w, const Panel& panel, Bf16Bits* to) {
+  const F8Decoder decode;
+  for (int n = 0; n < kOuts; ++n) {
+    for (int64_t k = panel.begin; k < panel.end; k += 64) {
+      __m512bh first, second;
+      decode(_mm512_maskz_loadu_epi8(FirstOf64(panel.end - k), w.codes[n] + k), first, second);
+      Bf16Bits* at = to + n * kPanel + k - panel.begin;
+      _mm512_store_si512(at, reinterpret_cast<__m512i>(first));
+      _mm512_store_si512(at + 32, reinterpret_cast<__m512i>(second));
+    }
+  }
+}
+
+// The products of groups [k, k + kGroup), ..., kSteps of them. `decoded`: of element k.
+template <int kRows, int kSteps>
+inline void PanelSteps(const Bf16Bits* decoded, const Bf16Bits* const (&x)[kRows], int64_t k,
+                       __m512 (&sums)[kRows][kOuts]) {
+#pragma GCC unroll 4
+  for (int step = 0; step < kSteps; ++step) {
+    __m512bh wk[kOuts];
+#pragma GCC unroll 4
+    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(decoded + n * kPanel + step * kGroup);
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) {
-      const __m512bh xg = LoadBf16(x + m * p.x_stride + kGroup * g);
+      const __m512bh xk = LoadBf16(x[m] + k + step * kGroup);
 #pragma GCC unroll 4
-      for (int n = 0; n < kOuts; ++n) {
-        const __m512 dot = _mm512_dpbf16_ps(_mm512_setzero_ps(), xg, codes[n]);
-        acc[m * kOuts + n] = _mm512_fmadd_ps(dot, scales[n], acc[m * kOuts + n]);
-      }
+      for (int n = 0; n < kOuts; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xk, wk[n]);
     }
   }
-  if (panel.x_sums != nullptr) {
-    for (int64_t g = 0; g < panel.groups; g += 16) {
-      const __mmask16 mask = panel.groups - g >= 16 ? 0xffff : (1u << (panel.groups - g)) - 1;
-#pragma GCC unroll 4
-      for (int m = 0; m < kRows; ++m) {
-        const __m512 sums =
-            _mm512_maskz_loadu_ps(mask, panel.x_sums + (index + m) * panel.x_sums_stride + g);
-#pragma GCC unroll 4
-        for (int n = 0; n < kOuts; ++n) {
-          const __m512 mins = _mm512_maskz_loadu_ps(mask, panel.w[n].mins + g);
-          acc[m * kOuts + n] = _mm512_fnmadd_ps(sums, mins, acc[m * kOuts + n]);
-        }
-      }
-    }
-  }
-  if (panel.last) return StoreTile<kRows>(panel, row, acc);
+}
+
+// `memory`: [kRows, kOuts, 16].
+template <int kRows>
+void PanelTile(const Product& p, const Weights& w, const Panel& panel, const Bf16Bits* decoded,
+               int64_t row, int64_t o, float* memory) {
+  const Bf16Bits* x[kRows];
+  for (int m = 0; m < kRows; ++m) x[m] = XRow(p, row + m);
+  __m512 acc[16];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows * kOuts; ++i) _mm512_store_ps(acc_memory + 16 * i, acc[i]);
+  for (int i = 0; i < 16; ++i) {
+    const bool waits = i < kRows * kOuts && !panel.first;
+    acc[i] = waits ? _mm512_load_ps(memory + 16 * i) : _mm512_setzero_ps();
+  }
+  for (Run run(p, w, panel.begin); run.begin < panel.end; run.Next(p, w)) {
+    __m512 sums[kRows][kOuts];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kOuts; ++n) sums[m][n] = _mm512_setzero_ps();
+    }
+    const Bf16Bits* of_run = decoded - panel.begin;
+    int64_t k = run.begin;
+    for (; k + 4 * kGroup <= run.end; k += 4 * kGroup) {
+      PanelSteps<kRows, 4>(of_run + k, x, k, sums);
+    }
+    for (; k < run.end; k += kGroup) PanelSteps<kRows, 1>(of_run + k, x, k, sums);
+    AddRun<kRows>(w, run.scale, sums, acc);
+  }
+  if (panel.last) return StoreTile<kRows>(p, row, o, 1, Min(kOuts, p.out - o), acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kOuts; ++i) _mm512_store_ps(memory + 16 * i, acc[i]);
 }
 
-template <bool kHalves>
-void RunPanel(const ProductBlock& block, const Panel& panel, float* acc) {
-  int64_t row = block.row_begin;
-  for (int64_t left; (left = block.row_end - row) > 0;) {
-    const int64_t index = row - block.row_begin;
-    float* at = acc + index * kOuts * 16;
-    if (left >= 4 && left != 5) {
-      Tile<4, kHalves>(panel, row, index, at);
-      row += 4;
-    } else if (left >= 3) {  // 5 is 3 + 2
-      Tile<3, kHalves>(panel, row, index, at);
-      row += 3;
-    } else if (left == 2) {
-      Tile<2, kHalves>(panel, row, index, at);
-      row += 2;
-    } else {
-      Tile<1, kHalves>(panel, row, index, at);
-      row += 1;
-    }
+// The four outputs of a tile are far apart: each is part of a stream of its own through the
+// weights, which keeps more of the way from memory in use.
+void StreamedBlock(const ProductBlock& block) {
+  const Product& p = *block.product;
+  const int64_t all = block.out_end - block.out_begin;
+  const int64_t step = (all + kOuts - 1) / kOuts;
+  for (int64_t n = 0; n < step; ++n) {
+    const int64_t outs = (all - n + step - 1) / step, o = block.out_begin + n;
+    int64_t row = block.row_begin;
+    for (; row + 2 <= block.row_end; row += 2) StreamedTile<2>(p, row, o, step, outs);
+    if (row < block.row_end) StreamedTile<1>(p, row, o, step, outs);
   }
 }
 
-int64_t XSumsStride(int64_t packed_stride) { return packed_stride / kGroup; }
-
-// The sum of each group of x, for the types with minima.
-void SumGroups(const ProductBlock& block, float* sums) {
+// `scratch`: a decoded panel, then sums [LinearPlan::kMaxBlockRows, kOuts, 16].
+void PanelBlock(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
-  const int64_t stride = XSumsStride(p.x_stride);
-  const __m512bh ones = AsBf16(_mm512_set1_epi16(0x3f80));
-  for (int64_t row = block.row_begin; row < block.row_end; ++row) {
-    const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
-    for (int64_t g = 0; g < stride; ++g) {
-      sums[(row - block.row_begin) * stride + g] = _mm512_reduce_add_ps(
-          _mm512_dpbf16_ps(_mm512_setzero_ps(), LoadBf16(x + kGroup * g), ones));
-    }
-  }
-}
-
-void RunBlock(const ProductBlock& block, float* memory) {
-  const Product& p = *block.product;
-  DecodedRow* decoded = reinterpret_cast<Scratch*>(memory)->rows;
-  float* acc = memory + kScratchFloats;
-  float* x_sums = acc + kAccFloats;
-  const bool mins = HasMins(p.w_dtype);
-  if (mins) SumGroups(block, x_sums);
+  auto* decoded = reinterpret_cast<Bf16Bits*>(scratch);
+  float* sums = scratch + kOuts * kPanel / 2;
   for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
-    const int64_t outs = Min(kOuts, block.out_end - o);
+    const Weights w(p, o, 1, Min(kOuts, p.out - o));
     for (int64_t k = 0; k < p.in || k == 0; k += kPanel) {
-      const int64_t count = Min(kPanel, p.in - k);
-      for (int64_t n = 0; n < kOuts; ++n) {  // past the end: the last row once more
-        DecodePanel(p, o + Min(n, outs - 1), k, count, decoded[n]);
+      const Panel panel = {k, Min(k + kPanel, p.in), k == 0, k + kPanel >= p.in};
+      DecodePanel(w, panel, decoded);
+      int64_t row = block.row_begin;
+      for (; row + kTileRows <= block.row_end; row += kTileRows) {
+        PanelTile<kTileRows>(p, w, panel, decoded, row, o,
+                             sums + (row - block.row_begin) * kOuts * 16);
       }
-      const Panel panel = {p,
-                           decoded,
-                           k,
-                           (count + kGroup - 1) / kGroup,
-                           o,
-                           outs,
-                           k == 0,
-                           k + kPanel >= p.in,
-                           mins ? x_sums + k / kGroup : nullptr,
-                           XSumsStride(p.x_stride)};
-      if (p.w_dtype == DType::kQ6_K) {
-        RunPanel<true>(block, panel, acc);
-      } else {
-        RunPanel<false>(block, panel, acc);
-      }
+      float* at = sums + (row - block.row_begin) * kOuts * 16;
+      if (block.row_end - row == 2) PanelTile<2>(p, w, panel, decoded, row, o, at);
+      if (block.row_end - row == 1) PanelTile<1>(p, w, panel, decoded, row, o, at);
     }
   }
 }
@@ -407,18 +312,54 @@ void RunBlock(const ProductBlock& block, float* memory) {
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
-#pragma GCC diagnostic pop
 #endif
 
-int64_t ScratchFloats(int64_t packed_stride) {
-  const int64_t sums = LinearPlan::kMaxBlockRows * XSumsStride(packed_stride);
-  return (kScratchFloats + kAccFloats + sums + 15) / 16 * 16;  // whole cache lines
+void RunF8Block(const ProductBlock& block, float* scratch) {
+  if (block.product->w_dtype == DType::kBF16) {
+    RunBf16Block(block, scratch);
+  } else if (block.row_end - block.row_begin <= kMaxStreamedRows) {
+    StreamedBlock(block);
+  } else {
+    PanelBlock(block, scratch);
+  }
 }
 
-constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kPanel, ScratchFloats, PackRows, RunBlock};
+int64_t F8ScratchFloats(int64_t packed_stride) {
+  const int64_t f8 = kOuts * kPanel / 2 + LinearPlan::kMaxBlockRows * kOuts * 16;
+  return std::max(f8, Bf16ScratchFloats(packed_stride));
+}
+
+constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kPanel, F8ScratchFloats, PackRows, RunF8Block};
+
+// Activations stream past weights that are turned around once per block: the more rows share that
+// the better, and few of them need be in cache.
+constexpr int64_t kIntegerPanel = 128;
+constexpr LinearBackend kIntegers = {PackedQuantRow::kElementSize, kIntegerPanel,
+                                     IntegerScratchFloats, PackQuantRows, RunIntegerBlock};
+
+DType DTypeOf(const LinearTarget& target) { return target.w.dtype(); }
+DType DTypeOf(const GroupedTarget& target) {
+  return target.w.empty() ? DType::kBF16 : target.w[0].dtype();
+}
+
+// run(backend, targets) for the targets of each backend.
+template <typename Target, typename Run>
+Status RunByBackend(std::span<const Target> targets, const Run& run) {
+  std::vector<Target> of_blocks, others;
+  for (const Target& target : targets) {
+    (IsBlockType(DTypeOf(target)) ? of_blocks : others).push_back(target);
+  }
+  if (!of_blocks.empty()) MLA_RETURN_IF_ERROR(run(kIntegers, of_blocks));
+  if (!others.empty()) MLA_RETURN_IF_ERROR(run(kF8, others));
+  return {};
+}
 
 std::string_view Refuses(const Context& context) {
   if (!UsesAvx512Bf16()) return "needs AVX512_BF16";
+  static const bool supported = __builtin_cpu_supports("avx512vnni") &&
+                                __builtin_cpu_supports("avx512vbmi") &&
+                                __builtin_cpu_supports("gfni");
+  if (!supported) return "needs AVX512_VNNI, AVX512_VBMI and GFNI";
   if (context.compute != ComputeMode::kBF16) return "computes in mode bf16 only";
   return {};
 }
@@ -454,11 +395,21 @@ std::string_view Avx512Bf16QuantRefusesGroupedLinear(const GroupedLinearArgs& ar
 }
 
 Status RunAvx512Bf16QuantLinear(const LinearArgs& args, const Context& context) {
-  return RunLinear(kBackend, args, context);
+  return RunByBackend(args.targets,
+                      [&](const LinearBackend& backend, std::span<const LinearTarget> targets) {
+                        LinearArgs part = args;
+                        part.targets = targets;
+                        return RunLinear(backend, part, context);
+                      });
 }
 
 Status RunAvx512Bf16QuantGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
-  return RunGroupedLinear(kBackend, args, context);
+  return RunByBackend(args.targets,
+                      [&](const LinearBackend& backend, std::span<const GroupedTarget> targets) {
+                        GroupedLinearArgs part = args;
+                        part.targets = targets;
+                        return RunGroupedLinear(backend, part, context);
+                      });
 }
 
 }  // namespace mla::cpu

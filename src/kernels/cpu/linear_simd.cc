@@ -148,12 +148,85 @@ void ConvertRow(const W* from, int64_t count, float* to) {
   if (k < count) hn::StoreU(LoadF32N(kD, from + k, count - k), kD, to + k);
 }
 
+using DU = hn::Rebind<uint32_t, D>;
+using VU = hn::Vec<DU>;
+constexpr DU kDU;
+
+HWY_INLINE VU LoadBytes(const uint8_t* from) {
+  return hn::PromoteTo(kDU, hn::LoadU(hn::Rebind<uint8_t, D>(), from));
+}
+HWY_INLINE VU Half(VU bytes, int shift) {
+  return hn::And(hn::ShiftRightSame(bytes, shift), hn::Set(kDU, 15u));
+}
+// scale * code - min; the product is exact.
+HWY_INLINE void StoreCodes(VU codes, float scale, float min, float* to) {
+  const V v = hn::ConvertTo(kD, hn::BitCast(hn::Rebind<int32_t, D>(), codes));
+  hn::StoreU(hn::Sub(hn::Mul(v, hn::Set(kD, scale)), hn::Set(kD, min)), kD, to);
+}
+
+// The same values as DecodeBlock. Groups of 16 elements are whole vectors on every target.
+template <typename Block>
+HWY_INLINE void Decode(const Block& b, float* to) {
+  DecodeBlock(b, to);
+}
+HWY_INLINE void Decode(const Q8_0Block& b, float* to) {
+  const hn::Rebind<int32_t, D> d32;
+  const V d = hn::Set(kD, F16ToF32(b.d));
+  for (int i = 0; i < 32; i += kLanes) {
+    const auto codes = hn::PromoteTo(d32, hn::LoadU(hn::Rebind<int8_t, D>(), b.codes + i));
+    hn::StoreU(hn::Mul(d, hn::ConvertTo(kD, codes)), kD, to + i);
+  }
+}
+HWY_INLINE void Decode(const Q4_0Block& b, float* to) {
+  const float d = F16ToF32(b.d);
+  for (int i = 0; i < 16; i += kLanes) {
+    const VU bytes = LoadBytes(b.codes + i);
+    StoreCodes(Half(bytes, 0), d, 8 * d, to + i);
+    StoreCodes(Half(bytes, 4), d, 8 * d, to + 16 + i);
+  }
+}
+HWY_INLINE void Decode(const Q4_KBlock& b, float* to) {
+  const float d = F16ToF32(b.d), d_min = F16ToF32(b.d_min);
+  const KScales s = UnpackKScales(b.scales);
+  for (int r = 0; r < 8; ++r) {
+    for (int i = 0; i < 32; i += kLanes) {
+      StoreCodes(Half(LoadBytes(b.codes + r / 2 * 32 + i), r % 2 * 4), d * s.scale[r],
+                 d_min * s.min[r], to + r * 32 + i);
+    }
+  }
+}
+HWY_INLINE void Decode(const Q5_KBlock& b, float* to) {
+  const float d = F16ToF32(b.d), d_min = F16ToF32(b.d_min);
+  const KScales s = UnpackKScales(b.scales);
+  for (int r = 0; r < 8; ++r) {
+    for (int i = 0; i < 32; i += kLanes) {
+      const VU low = Half(LoadBytes(b.codes + r / 2 * 32 + i), r % 2 * 4);
+      const VU bit = hn::And(hn::ShiftRightSame(LoadBytes(b.high + i), r), hn::Set(kDU, 1u));
+      StoreCodes(hn::Or(low, hn::ShiftLeft<4>(bit)), d * s.scale[r], d_min * s.min[r],
+                 to + r * 32 + i);
+    }
+  }
+}
+HWY_INLINE void Decode(const Q6_KBlock& b, float* to) {
+  const float d = F16ToF32(b.d);
+  for (int r = 0; r < 8; ++r) {
+    for (int i = 0; i < 32; i += kLanes) {
+      const VU low = Half(LoadBytes(b.low + r / 4 * 64 + r % 2 * 32 + i), r % 4 / 2 * 4);
+      const VU high = hn::And(hn::ShiftRightSame(LoadBytes(b.high + r / 4 * 32 + i), r % 4 * 2),
+                              hn::Set(kDU, 3u));
+      const int8_t small = b.scales[2 * r + i / 16];
+      const float scale = d * static_cast<float>(small);
+      StoreCodes(hn::Or(low, hn::ShiftLeft<4>(high)), scale, 32 * scale, to + r * 32 + i);
+    }
+  }
+}
+
 // The first `count` elements of a row of codes.
 template <typename Block>
 void DecodeRow(const void* from, int64_t count, float* to) {
   const auto* blocks = static_cast<const Block*>(from);
   for (int64_t i = 0; i < count / Block::kElements; ++i) {
-    DecodeBlock(blocks[i], to + i * Block::kElements);
+    Decode(blocks[i], to + i * Block::kElements);
   }
 }
 
@@ -172,37 +245,72 @@ HWY_INLINE V LoadF8E4M3(const uint8_t* from) {
   return hn::Mul(v, hn::Set(kD, 256.0f));
 }
 
-void DecodeF8Row(const Product& p, int64_t o, float* to) {
-  const uint8_t* from = static_cast<const uint8_t*>(p.w) + o * p.w_stride;
+void DecodeF8(const Product& p, int64_t o, int64_t k, int64_t count, float* to) {
+  const uint8_t* from = static_cast<const uint8_t*>(p.w) + o * p.w_stride + k;
   const BlockScales& s = p.w_scales;
-  for (int64_t k = 0; k < p.in;) {
-    const int64_t end = Min(p.in, ((s.col0 + k) / s.cols + 1) * s.cols - s.col0);
-    const float scale = s.At(o, k);
-    for (; k + kLanes <= end; k += kLanes) {
-      hn::StoreU(hn::Mul(LoadF8E4M3(from + k), hn::Set(kD, scale)), kD, to + k);
+  for (int64_t i = 0; i < count;) {
+    const int64_t end = Min(count, ((s.col0 + k + i) / s.cols + 1) * s.cols - s.col0 - k);
+    const float scale = s.At(o, k + i);
+    for (; i + kLanes <= end; i += kLanes) {
+      hn::StoreU(hn::Mul(LoadF8E4M3(from + i), hn::Set(kD, scale)), kD, to + i);
     }
-    for (; k < end; ++k) to[k] = F8E4M3ToF32(from[k]) * scale;
+    for (; i < end; ++i) to[i] = F8E4M3ToF32(from[i]) * scale;
   }
 }
 
-// Row o of a quantised weight.
-void DecodeWeightRow(const Product& p, int64_t o, float* to) {
-  if (p.w_dtype == DType::kF8E4M3) return DecodeF8Row(p, o, to);
-  const void* from = static_cast<const char*>(p.w) + RowBytes(p.w_dtype, o * p.w_stride);
+// Elements [k, k + count) of row o of a quantised weight; of a block type, whole blocks.
+void DecodeWeights(const Product& p, int64_t o, int64_t k, int64_t count, float* to) {
+  if (p.w_dtype == DType::kF8E4M3) return DecodeF8(p, o, k, count, to);
+  const void* from = static_cast<const char*>(p.w) + RowBytes(p.w_dtype, o * p.w_stride + k);
   switch (p.w_dtype) {
-    case DType::kQ8_0: return DecodeRow<Q8_0Block>(from, p.in, to);
-    case DType::kQ4_0: return DecodeRow<Q4_0Block>(from, p.in, to);
-    case DType::kQ5_0: return DecodeRow<Q5_0Block>(from, p.in, to);
-    case DType::kQ4_K: return DecodeRow<Q4_KBlock>(from, p.in, to);
-    case DType::kQ5_K: return DecodeRow<Q5_KBlock>(from, p.in, to);
-    case DType::kQ6_K: return DecodeRow<Q6_KBlock>(from, p.in, to);
+    case DType::kQ8_0: return DecodeRow<Q8_0Block>(from, count, to);
+    case DType::kQ4_0: return DecodeRow<Q4_0Block>(from, count, to);
+    case DType::kQ5_0: return DecodeRow<Q5_0Block>(from, count, to);
+    case DType::kQ4_K: return DecodeRow<Q4_KBlock>(from, count, to);
+    case DType::kQ5_K: return DecodeRow<Q5_KBlock>(from, count, to);
+    case DType::kQ6_K: return DecodeRow<Q6_KBlock>(from, count, to);
     default: break;
+  }
+}
+
+// One row of x: each part of the weights is used while it is in the L1 cache. The order of
+// additions is that of DotTile.
+constexpr int64_t kPartElements = 256;
+void QuantisedDotRow(const ProductBlock& block, float* scratch) {
+  const Product& p = *block.product;
+  const float* x = static_cast<const float*>(p.x) + block.row_begin * p.x_stride;
+  float* y = p.y + block.row_begin * p.y_stride;
+  for (int64_t o = block.out_begin; o < block.out_end; o += 4) {
+    const int64_t outs = Min(4, block.out_end - o);
+    V acc[4] = {hn::Zero(kD), hn::Zero(kD), hn::Zero(kD), hn::Zero(kD)};
+    for (int64_t part = 0; part < p.in; part += kPartElements) {
+      const int64_t count = Min(kPartElements, p.in - part);
+      for (int64_t n = 0; n < outs; ++n) {
+        float* w = scratch + n * kPartElements;
+        DecodeWeights(p, o + n, part, count, w);
+        int64_t k = 0;
+        for (; k + kLanes <= count; k += kLanes) {
+          acc[n] = hn::MulAdd(hn::LoadU(kD, x + part + k), hn::LoadU(kD, w + k), acc[n]);
+        }
+        if (k < count) {
+          const V wk = LoadF32N(kD, w + k, count - k);
+          acc[n] = hn::MulAdd(hn::LoadU(kD, x + part + k), wk, acc[n]);
+        }
+      }
+    }
+    float sums[4];
+    SumLanes4(acc[0], acc[1], acc[2], acc[3], sums);
+    for (int64_t n = 0; n < outs; ++n) {
+      if (p.bias != nullptr) sums[n] += BiasAt(p, o + n);
+      y[o + n] = p.accumulate ? y[o + n] + sums[n] : sums[n];
+    }
   }
 }
 
 // As DotBlock, for weights that are decoded four rows at a time whatever the rows of x.
 void QuantisedDotBlock(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
+  if (block.row_end - block.row_begin == 1) return QuantisedDotRow(block, scratch);
   for (int64_t o = block.out_begin; o < block.out_end; o += 4) {
     const int64_t outs = Min(4, block.out_end - o);
     const float* w[4];
@@ -210,7 +318,7 @@ void QuantisedDotBlock(const ProductBlock& block, float* scratch) {
     for (int64_t n = 0; n < 4; ++n) {
       const int64_t row = o + Min(n, outs - 1);
       float* to = scratch + Min(n, outs - 1) * p.x_stride;
-      if (n < outs) DecodeWeightRow(p, row, to);
+      if (n < outs) DecodeWeights(p, row, 0, p.in, to);
       w[n] = to;
       bias[n] = p.bias != nullptr ? BiasAt(p, row) : 0;
     }
@@ -321,8 +429,10 @@ void RunBlock(const ProductBlock& block, float* scratch) {
   }
 }
 
-// Four rows of weights, converted.
-int64_t ScratchFloats(int64_t packed_stride) { return 4 * packed_stride; }
+// Four rows of weights, or parts of them, converted.
+int64_t ScratchFloats(int64_t packed_stride) {
+  return 4 * (packed_stride > kPartElements ? packed_stride : kPartElements);
+}
 
 constexpr int64_t kWholeRows = INT64_MAX;
 constexpr LinearBackend kBackend = {sizeof(float), kWholeRows, ScratchFloats, PackRows, RunBlock};

@@ -1,10 +1,14 @@
 #include "kernels/cpu/rows.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/numeric.h"
 #include "base/threads.h"
+#include "mla/int8_latent.h"
 #include "tensor/quant_blocks.h"
 
 namespace mla::cpu {
@@ -34,6 +38,37 @@ void NarrowRow(const float* from, int64_t count, DType dtype, void* to) {
       break;
     default: break;  // not a cache type: validation refuses it
   }
+}
+
+// An int8 latent, as mla/int8_latent.h says. Loops that compilers turn into vectors.
+void QuantiseLatent(const Int8LatentLayout& layout, const float* from, char* to) {
+  std::memset(to, 0, layout.bytes());
+  for (int32_t g = 0; g < layout.groups(); ++g) {
+    const int32_t begin = g * Int8LatentLayout::kGroup;
+    const int32_t count = std::min(Int8LatentLayout::kGroup, layout.kv_lora_rank - begin);
+    const float* x = from + begin;
+    // Magnitudes in the order of their bits, in which infinities and NaNs are the greatest.
+    int32_t bits = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      bits = std::max(bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    }
+    const auto most = std::bit_cast<float>(bits);
+    float scale = most < Int8LatentLayout::kLeastMagnitude ? 0 : most / 127;
+    if (!std::isfinite(most)) scale = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(to + layout.scales_offset() + sizeof(float) * g, &scale, sizeof(scale));
+    if (!(scale > 0)) continue;
+    const float inverse = 127 / most;
+    // Products in a loop of their own: fused with the sums below they would not be rounded.
+    float scaled[Int8LatentLayout::kGroup];
+    for (int32_t i = 0; i < count; ++i) scaled[i] = x[i] * inverse;
+    // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
+    constexpr float kRound = 0x1.8p23F;
+    for (int32_t i = 0; i < count; ++i) {
+      to[begin + i] = static_cast<char>(std::bit_cast<int32_t>(scaled[i] + kRound));
+    }
+  }
+  NarrowRow(from + layout.kv_lora_rank, layout.qk_rope_head_dim, DType::kBF16,
+            to + layout.rope_offset());
 }
 
 const void* RowOf(const ConstTensor& t, int64_t row) {
@@ -126,6 +161,15 @@ std::string_view RefusesCacheWrite(const CacheWriteArgs&, const Context&) { retu
 
 Status RunCacheWrite(const CacheWriteArgs& args, const Context& context) {
   const int64_t width = args.x.dim(1);
+  if (args.cache.dtype() == DType::kI8) {
+    const Int8LatentLayout layout{args.kv_lora_rank,
+                                  static_cast<int32_t>(width - args.kv_lora_rank)};
+    ForEachRow(context, args.x.dim(0), width, [&](int64_t i) {
+      QuantiseLatent(layout, static_cast<const float*>(RowOf(args.x, i)),
+                     args.cache.as<char>() + args.slots[i] * args.cache.stride(0));
+    });
+    return {};
+  }
   const auto size = static_cast<int64_t>(SizeOf(args.cache.dtype()));
   ForEachRow(context, args.x.dim(0), width, [&](int64_t i) {
     char* row = static_cast<char*>(args.cache.data()) +

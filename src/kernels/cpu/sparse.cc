@@ -10,6 +10,7 @@
 #include "base/workspace.h"
 #include "kernels/cpu/attention_driver.h"
 #include "kernels/cpu/attention_engine.h"
+#include "kernels/cpu/attention_int8.h"
 #include "kernels/cpu/isa.h"
 
 namespace mla::cpu {
@@ -59,7 +60,9 @@ struct ChosenTokens {
   }
 };
 
-Status RunMlaSparse(const TileKernels& kernels, const MlaSparseArgs& args, const Context& context) {
+// attend(problem, rows): the dense attention that is left.
+template <typename Attend>
+Status RunMlaSparse(const MlaSparseArgs& args, const Attend& attend) {
   const ChosenTokens chosen(args);
   AttentionProblem problem;
   problem.q = args.q;
@@ -77,10 +80,16 @@ Status RunMlaSparse(const TileKernels& kernels, const MlaSparseArgs& args, const
   problem.d_v = args.kv_lora_rank;
   problem.scale = args.scale;
   problem.causal = false;
-  CacheRows rows = MakeRows(args.cache);
+  CacheRows rows = MakeLatentRows(args.cache, problem.d_v, problem.d_k - problem.d_v);
   rows.page_stride = rows.token_stride;
-  AttendPaged(kernels, problem, rows, rows, context);
+  attend(problem, rows);
   return {};
+}
+
+Status RunMlaSparse(const TileKernels& kernels, const MlaSparseArgs& args, const Context& context) {
+  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
+    AttendPaged(kernels, problem, rows, rows, context);
+  });
 }
 
 // ---- mla_index_topk
@@ -253,7 +262,9 @@ std::string_view SimdRefusesMlaSparse(const MlaSparseArgs& args, const Context&)
   if (args.q.device().type != DeviceType::kCpu) return "tensors must be in CPU memory";
   if (args.q.dtype() != DType::kF32) return "q must be f32";
   if (args.out.dtype() != DType::kF32) return "out must be f32";
-  if (!IsFloat(args.cache)) return "cache must be f32, f16 or bf16";
+  if (!IsFloat(args.cache) && args.cache.dtype() != DType::kI8) {
+    return "cache must be f32, f16, bf16 or i8";
+  }
   if (args.cache.stride(0) != args.cache.dim(1) * args.cache.stride(1)) {
     return "pages must follow each other without gaps";
   }
@@ -271,12 +282,28 @@ std::string_view Avx512Bf16RefusesMlaSparse(const MlaSparseArgs& args, const Con
   if (!UsesAvx512Bf16()) return "needs AVX512_BF16";
   if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
   if (const auto refusal = SimdRefusesMlaSparse(args, context); !refusal.empty()) return refusal;
-  if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
+  if (args.cache.dtype() != DType::kBF16 && args.cache.dtype() != DType::kI8) {
+    return "cache must be bf16 or i8";
+  }
   return {};
 }
 
 Status RunAvx512Bf16MlaSparse(const MlaSparseArgs& args, const Context& context) {
   return RunMlaSparse(Avx512Bf16TileKernels(), args, context);
+}
+
+std::string_view Avx512VnniRefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
+  if (!UsesAvx512Vnni()) return "needs AVX512_VNNI and AVX512_BF16";
+  if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
+  if (const auto refusal = SimdRefusesMlaSparse(args, context); !refusal.empty()) return refusal;
+  if (args.cache.dtype() != DType::kI8) return "cache must be i8";
+  return {};
+}
+
+Status RunAvx512VnniMlaSparse(const MlaSparseArgs& args, const Context& context) {
+  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
+    AttendInt8(problem, rows, context);
+  });
 }
 
 }  // namespace mla::cpu

@@ -58,27 +58,31 @@ void ForEachRow(const PagedBatch& batch, int64_t heads, const Context& context, 
 
 Status MlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
   const int64_t latent_dim = args.q.dim(2);
-  ForEachRow(args.batch, args.q.dim(1), context,
-             [&](const SequenceSpan& seq, int32_t i, int64_t head) {
-               const int64_t token = seq.q_begin + i;
-               std::vector<double> p(VisibleKeys(seq, i, args.causal));
-               for (size_t j = 0; j < p.size(); ++j) {
-                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-                 for (int64_t d = 0; d < latent_dim; ++d) {
-                   p[j] += At(args.q, token, head, d) * At(args.cache, slot.page, slot.offset, d);
-                 }
-                 p[j] *= args.scale;
-               }
-               const double lse = Softmax(p);
-               std::vector<double> out(args.kv_lora_rank);
-               for (size_t j = 0; j < p.size(); ++j) {
-                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-                 for (size_t d = 0; d < out.size(); ++d) {
-                   out[d] += p[j] * At(args.cache, slot.page, slot.offset, static_cast<int64_t>(d));
-                 }
-               }
-               StoreRow(args.out, args.lse, token, head, out, lse);
-             });
+  const Int8LatentLayout layout{args.kv_lora_rank,
+                                static_cast<int32_t>(latent_dim - args.kv_lora_rank)};
+  ForEachRow(
+      args.batch, args.q.dim(1), context, [&](const SequenceSpan& seq, int32_t i, int64_t head) {
+        const int64_t token = seq.q_begin + i;
+        std::vector<double> p(VisibleKeys(seq, i, args.causal));
+        for (size_t j = 0; j < p.size(); ++j) {
+          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+          for (int64_t d = 0; d < latent_dim; ++d) {
+            p[j] += At(args.q, token, head, d) *
+                    LatentAt(args.cache, layout, slot.page, slot.offset, d);
+          }
+          p[j] *= args.scale;
+        }
+        const double lse = Softmax(p);
+        std::vector<double> out(args.kv_lora_rank);
+        for (size_t j = 0; j < p.size(); ++j) {
+          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+          for (size_t d = 0; d < out.size(); ++d) {
+            out[d] += p[j] *
+                      LatentAt(args.cache, layout, slot.page, slot.offset, static_cast<int64_t>(d));
+          }
+        }
+        StoreRow(args.out, args.lse, token, head, out, lse);
+      });
   return {};
 }
 
@@ -87,6 +91,7 @@ Status MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
   const int64_t rank = args.w_uk.dim(2);
   const int64_t d_r = args.q.dim(2) - d_n;
   const int64_t d_v = args.w_uv.dim(1);
+  const Int8LatentLayout layout{static_cast<int32_t>(rank), static_cast<int32_t>(d_r)};
   for (int32_t s = 0; s < args.batch.num_seqs; ++s) {
     const SequenceSpan seq = GetSequence(args.batch, s);
     ParallelFor(context.threads, args.q.dim(1), [&](int64_t head, int) {
@@ -95,7 +100,9 @@ Status MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
       std::vector<double> v(seq.kv_len * d_v);
       for (int32_t j = 0; j < seq.kv_len; ++j) {
         const Slot slot = FindSlot(seq, args.batch.page_size, j);
-        const auto cached = [&](int64_t d) { return At(args.cache, slot.page, slot.offset, d); };
+        const auto cached = [&](int64_t d) {
+          return LatentAt(args.cache, layout, slot.page, slot.offset, d);
+        };
         for (int64_t c = 0; c < rank; ++c) {
           for (int64_t d = 0; d < d_n; ++d) {
             k[j * (d_n + d_r) + d] += At(args.w_uk, head, d, c) * cached(c);

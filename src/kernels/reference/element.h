@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/numeric.h"
+#include "mla/int8_latent.h"
 #include "mla/tensor.h"
 #include "tensor/quant_blocks.h"
 
@@ -18,6 +19,7 @@ inline double Load(const void* data, DType dtype, int64_t index) {
     case DType::kF16: return F16ToF32(static_cast<const uint16_t*>(data)[index]);
     case DType::kBF16: return Bf16ToF32(static_cast<const uint16_t*>(data)[index]);
     case DType::kI32: return static_cast<const int32_t*>(data)[index];
+    case DType::kI8: return static_cast<const int8_t*>(data)[index];
     default: break;
   }
   MLA_CHECK(false, "no single elements in ", DTypeName(dtype));
@@ -41,6 +43,19 @@ inline double At(const ConstTensor& t, int64_t i, int64_t j = 0, int64_t k = 0, 
   if (t.rank() > 2) index += k * t.stride(2);
   if (t.rank() > 3) index += l * t.stride(3);
   return Load(t.data(), t.dtype(), index);
+}
+
+// Number d of the cached latent at (page, offset): of a row of numbers, or of an int8 latent.
+inline double LatentAt(const ConstTensor& cache, const Int8LatentLayout& layout, int64_t page,
+                       int64_t offset, int64_t d) {
+  if (cache.dtype() != DType::kI8) return At(cache, page, offset, d);
+  const char* row =
+      static_cast<const char*>(cache.data()) + page * cache.stride(0) + offset * cache.stride(1);
+  if (d >= layout.kv_lora_rank) {
+    return Load(row + layout.rope_offset(), DType::kBF16, d - layout.kv_lora_rank);
+  }
+  const double scale = Load(row + layout.scales_offset(), DType::kF32, d / layout.kGroup);
+  return Load(row, DType::kI8, d) * scale;
 }
 
 // Row `row` of a matrix of weights of any type, scales applied in fp64.

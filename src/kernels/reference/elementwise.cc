@@ -5,6 +5,7 @@
 
 #include "kernels/reference/element.h"
 #include "kernels/reference/reference.h"
+#include "mla/int8_latent.h"
 
 namespace mla::reference {
 namespace {
@@ -203,7 +204,44 @@ Status CombineExperts(const CombineExpertsArgs& args, const Context&) {
   return {};
 }
 
+namespace {
+
+// One int8 latent, as mla/int8_latent.h says.
+void WriteInt8Latent(const CacheWriteArgs& args, int64_t row) {
+  const Int8LatentLayout layout{args.kv_lora_rank,
+                                static_cast<int32_t>(args.x.dim(1) - args.kv_lora_rank)};
+  char* to = args.cache.as<char>() + args.slots[row] * args.cache.stride(0);
+  std::fill_n(to, layout.bytes(), char{0});
+  auto* codes = static_cast<int8_t*>(static_cast<void*>(to));
+  const auto x = [&](int64_t d) { return static_cast<float>(At(args.x, row, d)); };
+  for (int32_t g = 0; g < layout.groups(); ++g) {
+    const int32_t begin = g * layout.kGroup;
+    const int32_t end = std::min(begin + layout.kGroup, layout.kv_lora_rank);
+    float most = 0;
+    bool finite = true;
+    for (int32_t d = begin; d < end; ++d) {
+      most = std::max(most, std::abs(x(d)));
+      finite = finite && std::isfinite(x(d));
+    }
+    float scale = std::numeric_limits<float>::quiet_NaN();
+    if (finite) scale = most < layout.kLeastMagnitude ? 0 : most / 127;
+    Store(to + layout.scales_offset(), DType::kF32, g, scale);
+    for (int32_t d = begin; d < end && scale > 0; ++d) {
+      codes[d] = static_cast<int8_t>(std::nearbyint(x(d) * (127 / most)));
+    }
+  }
+  for (int32_t d = 0; d < layout.qk_rope_head_dim; ++d) {
+    Store(to + layout.rope_offset(), DType::kBF16, d, x(layout.kv_lora_rank + d));
+  }
+}
+
+}  // namespace
+
 Status CacheWrite(const CacheWriteArgs& args, const Context&) {
+  if (args.cache.dtype() == DType::kI8) {
+    for (int64_t row = 0; row < args.x.dim(0); ++row) WriteInt8Latent(args, row);
+    return {};
+  }
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     for (int64_t d = 0; d < args.x.dim(1); ++d) {
       SetAt(args.cache, At(args.x, row, d), args.slots[row], args.column + d);

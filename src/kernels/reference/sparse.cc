@@ -53,8 +53,11 @@ void AttendRow(const MlaSparseArgs& args, const SequenceSpan& seq, int64_t token
   std::vector<int32_t> chosen;
   std::copy_if(row, row + args.indices.dim(1), std::back_inserter(chosen),
                [](int32_t j) { return j >= 0; });
+  const Int8LatentLayout layout{args.kv_lora_rank,
+                                static_cast<int32_t>(args.q.dim(2) - args.kv_lora_rank)};
+  const int32_t page_size = args.batch.page_size;
   const auto cached = [&](int32_t j, int64_t d) {
-    return Cached(args.cache, seq, args.batch.page_size, j, d);
+    return LatentAt(args.cache, layout, seq.pages[j / page_size], j % page_size, d);
   };
   std::vector<double> p(chosen.size());
   double max = -kInfinity;

@@ -61,15 +61,18 @@ Error UnknownType(const std::string& type) {
 
 // The language model inside a multimodal one. What the outer config says of the whole checkpoint
 // holds for it too.
-Result<ModelSpec> ReadTextModel(const json& config) {
+Result<ModelSpec> ReadTextModel(const json& config, std::set<std::string>* asked) {
   json inner = config["text_config"];
   for (const char* key : {"quantization_config", "tie_word_embeddings"}) {
     if (config.contains(key) && (!inner.contains(key) || inner[key].is_null())) {
       inner[key] = config[key];
     }
   }
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(inner));
-  spec.tensor_prefix = "language_model.";
+  std::set<std::string> inner_asked;
+  Result<ModelSpec> spec = ReadModelSpec(inner, asked != nullptr ? &inner_asked : nullptr);
+  for (const std::string& key : inner_asked) asked->insert("text_config." + key);
+  if (!spec.ok()) return spec;
+  spec->tensor_prefix = "language_model.";
   return spec;
 }
 
@@ -81,13 +84,14 @@ std::vector<std::string_view> KnownModelTypes() {
   return types;
 }
 
-Result<ModelSpec> ReadModelSpec(const json& config) {
-  MLA_ASSIGN_OR_RETURN(const ConfigReader reader, ConfigReader::Create(config, "config.json"));
+Result<ModelSpec> ReadModelSpec(const json& config, std::set<std::string>* asked) {
+  MLA_ASSIGN_OR_RETURN(const ConfigReader reader,
+                       ConfigReader::Create(config, "config.json", asked));
   MLA_ASSIGN_OR_RETURN(const std::string type, reader.GetString("model_type"));
   if (const Family* family = FindFamily(type)) return family->read(reader);
   const auto text = config.find("text_config");
   if (text != config.end() && text->is_object() && !text->contains("text_config")) {
-    return ReadTextModel(config);
+    return ReadTextModel(config, asked);
   }
   return UnknownType(type);
 }

@@ -4,6 +4,8 @@
 #define MLA_MODEL_FAMILIES_REGISTRY_H_
 
 #include <nlohmann/json_fwd.hpp>
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,8 +24,10 @@ MLA_MODEL_FAMILIES(MLA_DECLARE_FAMILY)
 
 // Reads a whole config by its model_type. Of a multimodal model, whose config has a text_config and
 // whose own type is not known, the language model is read. An unknown type is kUnsupported: the
-// error lists those that are known and, of some, says what they would need.
-Result<ModelSpec> ReadModelSpec(const nlohmann::json& config);
+// error lists those that are known and, of some, says what they would need. `asked`: see
+// ConfigReader::Create.
+Result<ModelSpec> ReadModelSpec(const nlohmann::json& config,
+                                std::set<std::string>* asked = nullptr);
 
 std::vector<std::string_view> KnownModelTypes();
 
