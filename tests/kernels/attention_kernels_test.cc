@@ -4,6 +4,8 @@
 #include "base/threads.h"
 #include "base/workspace.h"
 #include "kernels/cpu/isa.h"
+#include "mla/attention.h"
+#include "mla/int8_latent.h"
 #include "support/attention_case.h"
 
 namespace mla::test {
@@ -139,6 +141,36 @@ TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_vnni", ComputeMode::kF32)),
               "compute must be bf16");
   }
+}
+
+// The integer kernel is chosen as long as its packing is what counts; asked for by name it runs
+// with any number of heads.
+TEST_F(AttentionKernelsTest, Int8LatentsOfManyHeadsAreDecoded) {
+  if (!HasVnni()) GTEST_SKIP() << "needs AVX512_VNNI and AVX512_BF16";
+  constexpr int32_t kMany = 33;
+  const Int8LatentLayout layout{128, 64};
+  const std::vector<char> page(layout.bytes());
+  const std::vector<float> q(kMany * (128 + 64));
+  std::vector<float> out(kMany * 128);
+  const int32_t cu_q[] = {0, 1}, kv_len = 1, page_id = 0;
+  const auto chosen = [&](int32_t heads, const Context& context) -> std::string_view {
+    MlaAbsorbedArgs args;
+    args.q = ConstTensor(q.data(), DType::kF32, {1, heads, 128 + 64});
+    args.cache = ConstTensor(page.data(), DType::kI8, {1, 1, layout.bytes()});
+    args.batch = {1, cu_q, &kv_len, &page_id, 1, 1};
+    args.kv_lora_rank = 128;
+    args.scale = 1;
+    args.out = Tensor(out.data(), DType::kF32, {1, heads, 128});
+    const Result<KernelVerdicts> verdicts = ExplainMlaAbsorbed(args, context);
+    EXPECT_TRUE(verdicts.ok()) << verdicts.message();
+    for (const KernelVerdict& v : *verdicts) {
+      if (v.refusal.empty()) return v.kernel;
+    }
+    return "none";
+  };
+  EXPECT_EQ(chosen(kMany - 1, MakeContext("", ComputeMode::kBF16)), "cpu_avx512_vnni");
+  EXPECT_EQ(chosen(kMany, MakeContext("", ComputeMode::kBF16)), "cpu_avx512_bf16");
+  EXPECT_EQ(chosen(kMany, MakeContext("cpu_avx512_vnni", ComputeMode::kBF16)), "cpu_avx512_vnni");
 }
 
 }  // namespace
