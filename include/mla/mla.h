@@ -129,7 +129,8 @@ typedef struct mla_decode_sizes {
 MLA_API mla_status mla_decode_memory(const mla_decode_args* args, mla_decode_sizes* sizes);
 
 /* Enqueues the planning from the lengths on the device: before mla_decode, whenever they changed.
- * One schedule serves every layer of a step. Nothing to do on the CPU. */
+ * One schedule serves every layer of a step, whose calls must follow each other on one stream or
+ * ordered by events: their thread blocks count themselves in it. Nothing to do on the CPU. */
 MLA_API mla_status mla_decode_schedule(const mla_decode_args* args);
 
 /* Attends. On a CUDA device it only enqueues: it neither waits nor allocates, so it can be captured

@@ -138,7 +138,8 @@ class Plan:
     """How the keys of a batch are shared out over the GPU, made by `mla.plan`.
 
     One plan serves every layer of a step, as long as the lengths and the shapes stay; `update`
-    makes it fit new lengths. On the CPU there is nothing to plan, and a plan holds nothing.
+    makes it fit new lengths. The calls that share it must follow each other, on one stream or
+    ordered by events. On the CPU there is nothing to plan, and a plan holds nothing.
 
     Attributes:
         kernel: the kernel that decode will run.
