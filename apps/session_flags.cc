@@ -78,9 +78,14 @@ SessionOptions SessionFlags::ToOptions() const {
   return options;
 }
 
-Result<std::unique_ptr<Model>> LoadModel(const std::string& dir) {
+DType SessionFlags::DecodedWeights() const {
+  const bool bf16 = compute.empty() ? cpu::UsesAvx512Bf16() : compute == "bf16";
+  return bf16 ? DType::kBF16 : DType::kF32;
+}
+
+Result<std::unique_ptr<Model>> LoadModel(const std::string& dir, DType decoded) {
   MLA_RETURN_IF_ERROR(cpu::CurrentIsaError());
-  return Model::Load(dir);
+  return Model::Load(dir, decoded);
 }
 
 void QuantiseAsAsked(const SessionFlags& flags, Model& model) {
@@ -103,21 +108,17 @@ void QuantiseAsAsked(const SessionFlags& flags, Model& model) {
 }
 
 Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags) {
-  MLA_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(flags.model));
+  MLA_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
+                       LoadModel(flags.model, flags.DecodedWeights()));
   QuantiseAsAsked(flags, *model);
   return model;
 }
 
 Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags) {
-  MLA_ASSIGN_OR_RETURN(LoadedModel loaded, LoadModelAndTokenizer(flags.model));
-  QuantiseAsAsked(flags, *loaded.model);
-  return loaded;
-}
-
-Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir) {
   LoadedModel loaded;
-  MLA_ASSIGN_OR_RETURN(loaded.model, LoadModel(dir));
-  MLA_ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(dir));
+  MLA_ASSIGN_OR_RETURN(loaded.model, LoadModel(flags.model, flags.DecodedWeights()));
+  MLA_ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(flags.model));
+  QuantiseAsAsked(flags, *loaded.model);
   return loaded;
 }
 

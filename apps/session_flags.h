@@ -35,6 +35,8 @@ struct SessionFlags {
   void AddSession(CLI::App& app);  // AddQuantize among them
   void AddQuantize(CLI::App& app);
   SessionOptions ToOptions() const;
+  // What quantised weights are decoded to, where they have to be (BindWeights): as --compute is.
+  DType DecodedWeights() const;
 };
 
 // A model and its tokenizer. Errors name the file at fault.
@@ -42,11 +44,10 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
 };
-Result<std::unique_ptr<Model>> LoadModel(const std::string& dir);
-Result<LoadedModel> LoadModelAndTokenizer(const std::string& dir);
+Result<std::unique_ptr<Model>> LoadModel(const std::string& dir, DType decoded = DType::kF32);
 // Quantises the weights as --quantize says, with a progress bar.
 void QuantiseAsAsked(const SessionFlags& flags, Model& model);
-// The same as the two above, quantised as --quantize says.
+// As --compute and --quantize say.
 Result<std::unique_ptr<Model>> LoadModel(const SessionFlags& flags);
 Result<LoadedModel> LoadModelAndTokenizer(const SessionFlags& flags);
 

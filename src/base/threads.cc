@@ -56,7 +56,9 @@ int UsableCpus() {
 
 // With more threads than CPUs, one that spins keeps another from its work.
 ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(num_threads), may_spin_(num_threads <= UsableCpus()) {
+    : num_threads_(num_threads),
+      may_spin_(num_threads <= UsableCpus()),
+      waiting_(std::max(num_threads, 1)) {
   MLA_CHECK(num_threads >= 1, "num_threads ", num_threads);
   workers_.reserve(num_threads - 1);
   for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { WorkerMain(i); });
@@ -69,11 +71,33 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Work(int thread) {
+int64_t ThreadPool::TaskRange::TakeFirst() {
+  uint64_t now = bounds.load(std::memory_order_relaxed);
   for (;;) {
-    const int64_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= num_tasks_) return;
-    call_(fn_, task, thread);
+    const uint64_t first = now & UINT32_MAX;
+    if (first >= now >> 32) return -1;
+    if (bounds.compare_exchange_weak(now, now + 1, std::memory_order_relaxed)) {
+      return static_cast<int64_t>(first);
+    }
+  }
+}
+
+int64_t ThreadPool::TaskRange::TakeLast() {
+  uint64_t now = bounds.load(std::memory_order_relaxed);
+  for (;;) {
+    const uint64_t end = now >> 32;
+    if ((now & UINT32_MAX) >= end) return -1;
+    if (bounds.compare_exchange_weak(now, now - (uint64_t{1} << 32), std::memory_order_relaxed)) {
+      return static_cast<int64_t>(end - 1);
+    }
+  }
+}
+
+void ThreadPool::Work(int thread) {
+  for (int64_t task; (task = waiting_[thread].TakeFirst()) >= 0;) call_(fn_, task, thread);
+  for (int i = 1; i < num_threads_; ++i) {
+    TaskRange& other = waiting_[(thread + i) % num_threads_];
+    for (int64_t task; (task = other.TakeLast()) >= 0;) call_(fn_, task, thread);
   }
 }
 
@@ -82,10 +106,14 @@ void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
     for (int64_t task = 0; task < num_tasks; ++task) call(fn, task, 0);
     return;
   }
+  MLA_CHECK(num_tasks <= INT32_MAX, "num_tasks ", num_tasks);
   fn_ = fn;
   call_ = call;
-  num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
+  for (int i = 0; i < num_threads_; ++i) {
+    const auto first = static_cast<uint64_t>(num_tasks * i / num_threads_);
+    const auto end = static_cast<uint64_t>(num_tasks * (i + 1) / num_threads_);
+    waiting_[i].bounds.store(end << 32 | first, std::memory_order_relaxed);
+  }
   gate_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

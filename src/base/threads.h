@@ -24,9 +24,12 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls fn(task, thread) once for every task in [0, num_tasks), tasks handed out in order as
-  // threads come free; thread in [0, num_threads()). Returns when all are done. A region started
-  // within a region, or while another thread's region runs, runs on its caller alone.
+  // Calls fn(task, thread) once for every task in [0, num_tasks); thread in [0, num_threads()).
+  // Returns when all are done. Each thread has a run of neighbouring tasks, the same at every call
+  // with as many, and takes others' last ones when it has done its own: what tasks read side by
+  // side streams through one core, and memory that a thread touched first is near it at later
+  // calls. A region started within a region, or while another thread's region runs, runs on its
+  // caller alone.
   template <typename Fn>
   void ParallelFor(int64_t num_tasks, const Fn& fn) {
     Run(num_tasks, &fn, [](const void* f, int64_t task, int thread) {
@@ -36,6 +39,15 @@ class ThreadPool {
 
  private:
   using Call = void (*)(const void*, int64_t, int);
+  // Tasks [first, end) that wait for a thread, in one word: (end << 32) | first. The thread takes
+  // the first, others the last.
+  struct alignas(64) TaskRange {
+    std::atomic<uint64_t> bounds{0};
+
+    int64_t TakeFirst();  // -1: none are left
+    int64_t TakeLast();
+  };
+
   void Run(int64_t num_tasks, const void* fn, Call call);
   void Work(int thread);
   bool Enter();
@@ -47,8 +59,7 @@ class ThreadPool {
   std::atomic<bool> busy_{false};  // a region runs
   const void* fn_ = nullptr;
   Call call_ = nullptr;
-  int64_t num_tasks_ = 0;
-  alignas(64) std::atomic<int64_t> next_task_{0};
+  std::vector<TaskRange> waiting_;  // of each thread
   alignas(64) std::atomic<uint32_t> epoch_{0};  // a new value starts a region
   // kOpen while the region takes workers, plus the number of workers in it. A worker that comes
   // late, because the system was running something else, is not waited for.

@@ -183,24 +183,24 @@ int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_
   return rows;
 }
 
-Result<std::unique_ptr<Model>> Model::Load(const std::string& path) {
+Result<std::unique_ptr<Model>> Model::Load(const std::string& path, DType decoded) {
   if (IsGgufPath(path)) {
     MLA_ASSIGN_OR_RETURN(GgufModel gguf, LoadGgufModel(path));
-    Result<std::unique_ptr<Model>> model = Create(std::move(gguf.spec), std::move(gguf.checkpoint));
+    Result<std::unique_ptr<Model>> model = Create(std::move(gguf.spec), std::move(gguf.checkpoint), decoded);
     if (!model.ok()) return CorruptFile(path, ": ", model.message());
     return model;
   }
   MLA_ASSIGN_OR_RETURN(const nlohmann::json config, ReadConfigFile(path));
   MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config));
   MLA_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
-  Result<std::unique_ptr<Model>> model = Create(std::move(spec), std::move(checkpoint));
+  Result<std::unique_ptr<Model>> model = Create(std::move(spec), std::move(checkpoint), decoded);
   if (!model.ok()) return CorruptFile(path, ": ", model.message());
   return model;
 }
 
-Result<std::unique_ptr<Model>> Model::Create(ModelSpec spec, Checkpoint checkpoint) {
+Result<std::unique_ptr<Model>> Model::Create(ModelSpec spec, Checkpoint checkpoint, DType decoded) {
   std::unique_ptr<Model> model(new Model(std::move(spec), std::move(checkpoint)));
-  MLA_ASSIGN_OR_RETURN(model->weights_, BindWeights(model->spec_, model->checkpoint_));
+  MLA_ASSIGN_OR_RETURN(model->weights_, BindWeights(model->spec_, model->checkpoint_, decoded));
   return model;
 }
 

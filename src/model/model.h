@@ -43,11 +43,14 @@ int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_
 class Model {
  public:
   // Loads a Hugging Face directory (config.json and safetensors) or a GGUF file. The weights stay
-  // mapped and are not copied (gguf_model.h: exceptions). Errors name the file and what is wrong.
-  static Result<std::unique_ptr<Model>> Load(const std::string& path);
+  // mapped and are not copied (gguf_model.h: exceptions), but for those that BindWeights decodes.
+  // Errors name the file and what is wrong.
+  static Result<std::unique_ptr<Model>> Load(const std::string& path,
+                                             DType decoded = DType::kF32);
 
   // A model of these weights. kCorruptFile lists what of the checkpoint does not fit the spec.
-  static Result<std::unique_ptr<Model>> Create(ModelSpec spec, Checkpoint checkpoint);
+  static Result<std::unique_ptr<Model>> Create(ModelSpec spec, Checkpoint checkpoint,
+                                               DType decoded = DType::kF32);
 
   // Turns weights into block types in memory (quantize.h). Not to be called while the model runs.
   QuantiseReport Quantise(const QuantiseOptions& options) {

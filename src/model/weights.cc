@@ -20,7 +20,10 @@ class Binder {
   // `names` if that is given.
   explicit Binder(const Checkpoint* checkpoint, std::vector<NamedShape>* names = nullptr)
       : checkpoint_(checkpoint), names_(names) {}
+  Binder(const Checkpoint* checkpoint, DType decoded)
+      : checkpoint_(checkpoint), names_(nullptr), decoded_(decoded) {}
 
+  DType decoded() const { return decoded_; }
   bool shapes_only() const { return checkpoint_ == nullptr; }
   bool one_expert_of_many() const { return shapes_only() && names_ == nullptr; }
   bool from_gguf() const { return !shapes_only() && checkpoint_->gguf() != nullptr; }
@@ -48,7 +51,7 @@ class Binder {
     return tensor->dtype() == DType::kF8E4M3 ? WithScales(name, *tensor) : *tensor;
   }
 
-  // The same as plain floats: what is quantised is decoded to f32, in memory of the model's own.
+  // The same as plain floats: what is quantised is decoded, in memory of the model's own.
   ConstTensor GetDecoded(const std::string& name, std::initializer_list<int64_t> shape) {
     const ConstTensor tensor = Get(name, shape);
     return tensor.present() && IsQuantised(tensor.dtype()) ? Decode(tensor) : tensor;
@@ -56,15 +59,18 @@ class Binder {
 
   ConstTensor Decode(const ConstTensor& w) {
     const int64_t rows = w.dim(0), cols = w.dim(1);
-    const int64_t bytes = RowBytes(DType::kF32, rows * cols);
+    const int64_t bytes = RowBytes(decoded_, rows * cols);
     const auto memory = std::make_shared<uint8_t[]>(bytes);
     std::vector<float> row(cols);
+    std::vector<uint16_t> rounded(decoded_ == DType::kBF16 ? cols : 0);
     for (int64_t i = 0; i < rows; ++i) {
       DequantiseMatrixRow(w, i, 0, cols, row.data());
-      std::memcpy(memory.get() + i * cols * sizeof(float), row.data(), cols * sizeof(float));
+      for (size_t j = 0; j < rounded.size(); ++j) rounded[j] = F32ToBf16(row[j]);
+      const void* from = rounded.empty() ? static_cast<const void*>(row.data()) : rounded.data();
+      std::memcpy(memory.get() + i * RowBytes(decoded_, cols), from, RowBytes(decoded_, cols));
     }
     converted_.push_back({memory, w.data(), bytes});
-    return ConstTensor(memory.get(), DType::kF32, {rows, cols});
+    return ConstTensor(memory.get(), decoded_, {rows, cols});
   }
 
   std::vector<ConvertedWeight> TakeConverted() { return std::move(converted_); }
@@ -121,6 +127,7 @@ class Binder {
 
   const Checkpoint* checkpoint_;
   std::vector<NamedShape>* names_;
+  DType decoded_ = DType::kF32;
   std::vector<ConvertedWeight> converted_;
   std::string text_;
   int problems_ = 0;
@@ -144,8 +151,8 @@ void BindKvB(const MlaShape& s, const std::string& prefix, Binder& binder, MlaWe
     ConstTensor v_b = binder.GetDecoded(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
     if (k_b.present() && v_b.present() && k_b.dtype() != v_b.dtype()) {
       // Attention takes them as one type.
-      if (k_b.dtype() != DType::kF32) k_b = binder.Decode(k_b);
-      if (v_b.dtype() != DType::kF32) v_b = binder.Decode(v_b);
+      if (k_b.dtype() != binder.decoded()) k_b = binder.Decode(k_b);
+      if (v_b.dtype() != binder.decoded()) v_b = binder.Decode(v_b);
     }
     weights.w_uk = HeadRows(k_b, heads, d_n, 0, d_n);
     weights.w_uv = HeadRows(v_b, heads, d_v, 0, d_v);
@@ -301,11 +308,13 @@ ModelWeights BindModel(const ModelSpec& spec, Binder& binder) {
 
 }  // namespace
 
-Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint) {
-  Binder binder(&checkpoint);
+Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                                 DType decoded) {
+  Binder binder(&checkpoint, decoded);
   ModelWeights weights = BindModel(spec, binder);
   MLA_RETURN_IF_ERROR(binder.Finish());
   weights.converted = binder.TakeConverted();
+  weights.decoded_to = decoded;
   return weights;
 }
 

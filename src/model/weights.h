@@ -1,7 +1,7 @@
 // A model's weights: views of the checkpoint's tensors, found by their Hugging Face names, which
 // the checkpoint must outlive. Quantised tensors are kept as they lie, with one exception: where
 // attention needs single heads of a weight (kv_b_proj, or k_b_proj and v_b_proj), a quantised one
-// is decoded to f32 once.
+// is decoded once.
 #ifndef MLA_MODEL_WEIGHTS_H_
 #define MLA_MODEL_WEIGHTS_H_
 
@@ -81,13 +81,16 @@ struct ModelWeights {
   ConstTensor lm_head;     // [vocab, hidden]; the embedding if tied
   std::vector<LayerWeights> layers;
   std::vector<ConvertedWeight> converted;
+  DType decoded_to = DType::kF32;  // of those that were quantised
 };
 
 // Finds every tensor that the spec needs. Tensors that are missing, of the wrong shape or of a type
 // that cannot be computed with, and F8_E4M3 weights whose block scales NAME_scale_inv (F32, one per
 // 128 x 128 block) are missing or misshapen, are all listed in one error. Tensors beyond these are
-// ignored.
-Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint);
+// ignored. Quantised weights that attention needs as plain floats are decoded to `decoded`: f32, or
+// bf16, which has half of the bytes and is what suits bf16 arithmetic.
+Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                                 DType decoded = DType::kF32);
 
 // The tensors that BindWeights would look for, all of them, in the order of the model.
 struct NamedShape {
