@@ -1,9 +1,10 @@
 // Matrix products through VDPBF16PS: bf16 weights as stored, activations rounded to bf16.
 //
 // Two forms, by the axis along which a weight is contiguous. Along `in` (dot form): an output has
-// one accumulator of 16 lanes over k, summed at the end. Along `out` (axpy form): two weight rows
-// are interleaved so that a lane is an output. In both, the order in which an output is summed is
-// the same in every tile shape: it depends on nothing but the output's own row and weights.
+// one accumulator of 16 lanes over k, summed at the end; with many rows, see linear_bf16_many.h.
+// Along `out` (axpy form): two weight rows are interleaved so that a lane is an output. In both,
+// the order in which an output is summed is the same in every tile shape: it depends on nothing but
+// the output's own row and weights.
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/linear_driver.h"
@@ -12,6 +13,7 @@
 
 #include "kernels/cpu/avx512_bf16.h"
 #include "kernels/cpu/linear_bf16_block.h"
+#include "kernels/cpu/linear_bf16_many.h"
 
 namespace mla::cpu {
 namespace {
@@ -45,27 +47,24 @@ inline void Prefetch(const Bf16Bits* w) {
   _mm_prefetch(reinterpret_cast<const char*>(w), _MM_HINT_T1);
 }
 
-// Adds the products of x row m and w row n over [k, end) to acc[m][n]. Groups of 32 elements of a
-// row of w lie kStep apart: 32 as stored, from w[n] + k on; more in a packed panel, from w[n] on,
-// which is padded with zeros. Of stored rows, what lies `ahead` elements on is prefetched.
-template <int kRows, int kStep>
+// Adds the products of x row m and w row n over [k, end) to acc[m][n], and prefetches what lies
+// `ahead` elements on in w.
+template <int kRows>
 inline void DotTile(const Bf16Bits* x, int64_t x_stride, const Bf16Bits* const (&w)[kOuts],
                     int64_t k, int64_t end, int64_t ahead, __m512 (&acc)[kRows][kOuts]) {
-  constexpr bool kPacked = kStep != 32;
-  int64_t at = kPacked ? 0 : k;
-  for (; k + (kPacked ? 1 : 32) <= end; k += 32, at += kStep) {
+  for (; k + 32 <= end; k += 32) {
     __m512bh xk[kRows];
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) xk[m] = LoadBf16(x + m * x_stride + k);
 #pragma GCC unroll 8
     for (int n = 0; n < kOuts; ++n) {
-      const __m512bh wk = LoadBf16(w[n] + at);
-      if constexpr (!kPacked) Prefetch(w[n] + at + ahead);
+      const __m512bh wk = LoadBf16(w[n] + k);
+      Prefetch(w[n] + k + ahead);
 #pragma GCC unroll 4
       for (int m = 0; m < kRows; ++m) acc[m][n] = _mm512_dpbf16_ps(acc[m][n], xk[m], wk);
     }
   }
-  if (!kPacked && k < end) {
+  if (k < end) {
     // Packed x is padded with zeros; a row of w ends here, perhaps the mapped file too.
     const __mmask32 mask = (1u << (end - k)) - 1;
 #pragma GCC unroll 8
@@ -88,12 +87,7 @@ struct Panel {
 };
 constexpr int64_t kPanel = 1024;
 constexpr int64_t kPanelOuts = 16;  // outputs that take turns at a panel of x
-constexpr int64_t kPanelFloats = LinearPlan::kMaxBlockRows * kPanelOuts * 16;
-// For so many rows of x a panel of w is packed first: rows of it as stored may be a multiple of
-// 4 KiB apart and then fall into the same few sets of the L1 cache.
-constexpr int64_t kMinRowsToPack = 24;
-constexpr int64_t kPackedStep = kOuts * 32;
-constexpr int64_t kPackedFloats = kOuts * kPanel / 2;
+constexpr int64_t kPanelFloats = kMinManyRows * kPanelOuts * 16;
 
 // Outputs [o, o + kOuts), as far as they exist, of all rows of a block: the rows of x pass by a few
 // rows of w that stay in the L1 cache.
@@ -118,23 +112,8 @@ struct DotColumns {
     bias = _mm256_loadu_ps(values);
   }
 
-  // Copies a panel to `to`, whose rows this uses from then on.
-  void Pack(const Panel& panel, Bf16Bits* to) {
-    for (int64_t k = panel.begin; k < panel.end; k += 32) {
-      const int64_t left = panel.end - k;
-      const __mmask32 some = left >= 32 ? ~__mmask32{0} : (1u << left) - 1;
-      Bf16Bits* step = to + (k - panel.begin) * kOuts;
-#pragma GCC unroll 8
-      for (int n = 0; n < kOuts; ++n) {
-        _mm512_store_si512(step + 32 * n, _mm512_maskz_loadu_epi16(some, w[n] + k));
-        Prefetch(w[n] + k + ahead);
-      }
-    }
-    for (int n = 0; n < kOuts; ++n) w[n] = to + 32 * n;
-  }
-
   // `sums`: one vector per output of the tile; not used if the panel is the first and the last.
-  template <int kRows, int kStep>
+  template <int kRows>
   inline void Tile(int64_t row, const Panel& panel, float* sums) const {
     const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
     __m512 acc[kRows][kOuts];
@@ -145,7 +124,7 @@ struct DotColumns {
         acc[m][n] = panel.first ? _mm512_setzero_ps() : _mm512_load_ps(sums + 16 * (m * kOuts + n));
       }
     }
-    DotTile<kRows, kStep>(x, p.x_stride, w, panel.begin, panel.end, ahead, acc);
+    DotTile<kRows>(x, p.x_stride, w, panel.begin, panel.end, ahead, acc);
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) {
       if (panel.last) {
@@ -165,37 +144,25 @@ struct DotColumns {
   }
 };
 
-template <int kStep>
-void DotRowsOf(const ProductBlock& block, const DotColumns& columns, const Panel& panel,
-               float* sums) {
+// Eight outputs of all rows of a block. `sums`: [rows, kOuts, 16], unless the panel is all of k.
+void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* sums) {
+  const DotColumns columns(block, o);
   int64_t row = block.row_begin;
   for (; row + kTileRows <= block.row_end; row += kTileRows) {
-    columns.Tile<kTileRows, kStep>(row, panel, sums + (row - block.row_begin) * kOuts * 16);
+    columns.Tile<kTileRows>(row, panel, sums + (row - block.row_begin) * kOuts * 16);
   }
   float* at = sums + (row - block.row_begin) * kOuts * 16;
-  if (block.row_end - row == 2) columns.Tile<2, kStep>(row, panel, at);
-  if (block.row_end - row == 1) columns.Tile<1, kStep>(row, panel, at);
+  if (block.row_end - row == 2) columns.Tile<2>(row, panel, at);
+  if (block.row_end - row == 1) columns.Tile<1>(row, panel, at);
 }
 
-// Eight outputs of all rows of a block. `sums`: [rows, kOuts, 16], unless the panel is all of k.
-// `packed`: kPackedFloats.
-void DotRows(const ProductBlock& block, int64_t o, const Panel& panel, float* sums, float* packed) {
-  DotColumns columns(block, o);
-  if (block.row_end - block.row_begin < kMinRowsToPack) {
-    return DotRowsOf<32>(block, columns, panel, sums);
-  }
-  columns.Pack(panel, reinterpret_cast<Bf16Bits*>(packed));
-  DotRowsOf<kPackedStep>(block, columns, panel, sums);
-}
-
-void DotBlock(const ProductBlock& block, float* packed) {
-  float* scratch = packed + kPackedFloats;
+void DotBlock(const ProductBlock& block, float* scratch) {
   const int64_t in = block.product->in;
   const int64_t rows = block.row_end - block.row_begin;
   if (in <= kPanel || rows <= kTileRows) {
     const Panel all = {0, in, true, true};
     for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
-      DotRows(block, o, all, scratch, packed);
+      DotRows(block, o, all, scratch);
     }
     return;
   }
@@ -204,7 +171,7 @@ void DotBlock(const ProductBlock& block, float* packed) {
     for (int64_t k = 0; k < in; k += kPanel) {
       const Panel panel = {k, Min(k + kPanel, in), k == 0, k + kPanel >= in};
       for (int64_t o = strip; o < strip_end; o += kOuts) {
-        DotRows(block, o, panel, scratch + (o - strip) * rows * 16, packed);
+        DotRows(block, o, panel, scratch + (o - strip) * rows * 16);
       }
     }
   }
@@ -353,6 +320,8 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
 void RunBlock(const ProductBlock& block, float* scratch) {
   if (block.product->w_out_unit) {
     AxpyBlock(block, scratch);
+  } else if (block.row_end - block.row_begin >= kMinManyRows) {
+    RunManyRowsBf16(block, scratch);
   } else {
     DotBlock(block, scratch);
   }
@@ -364,13 +333,19 @@ void RunBlock(const ProductBlock& block, float* scratch) {
 #pragma GCC pop_options
 #endif
 
-// A packed panel and accumulators between panels, or interleaved weights.
-int64_t ScratchFloats(int64_t /*packed_stride*/) {
-  constexpr int64_t kDotFloats = kPackedFloats + kPanelFloats;
-  return kDotFloats > kInterleavedFloats ? kDotFloats : kInterleavedFloats;
+// Accumulators between panels, interleaved weights, or what many rows take.
+int64_t ScratchFloats(int64_t packed_stride) {
+  const int64_t floats = kPanelFloats > kInterleavedFloats ? kPanelFloats : kInterleavedFloats;
+  const int64_t many = ManyRowsScratchFloats(packed_stride);
+  return many > floats ? many : floats;
 }
 
-constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kPanel, ScratchFloats, PackRows, RunBlock};
+// Of a row of x, so that blocks have all the rows that they may: many rows stream past the weights,
+// and the copy of these pays the better the more there are.
+constexpr int64_t kCachedElements = 512;
+
+constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats, PackRows,
+                                    RunBlock};
 
 std::string_view Refuses(const Context& context) {
   if (!UsesAvx512Bf16()) return "needs AVX512_BF16";

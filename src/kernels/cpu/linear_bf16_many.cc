@@ -1,0 +1,264 @@
+#include "kernels/cpu/linear_bf16_many.h"
+
+#if defined(__x86_64__)
+
+#include "kernels/cpu/avx512_bf16.h"
+
+namespace mla::cpu {
+namespace {
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
+#endif
+
+inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+constexpr int64_t kGroup = 32;  // elements along k: a pair for each of the sums
+constexpr int kSums = 16;
+constexpr int kOuts = 32;                     // of a panel: two vectors
+constexpr int kTileRows = 12;                 // with two vectors each: 24 accumulators
+constexpr int kRowStep = 3;                   // tiles at the end of a block have a multiple of it
+constexpr int64_t kMaxXFloats = 1024 * 1024;  // copied rows that pass by a panel: L3 cache
+
+// The tree of SumLanes adds sums 0 and 8, then these to 4 and 12, ...: computed in that order, two
+// neighbouring results can be added as soon as both are there. Where the sum of each pair stands:
+constexpr int kPlaceOf[kSums] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+constexpr int kTreeLevels = 4;
+
+// Pairs of bf16, as one number. A panel: [sum][group][2][16 outputs], and a line more after each
+// sum, since groups are often a power of two.
+inline int64_t PanelPitch(int64_t groups) { return (2 * groups + 1) * 16; }
+
+// 16 rows of bf16.
+struct PairColumns {
+  const Bf16Bits* row[16];
+
+  // pairs[i]: pair i of the group that begins at k, of each row.
+  void Get(int64_t k, __mmask32 mask, __m512i (&pairs)[16]) const {
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; ++n) pairs[n] = _mm512_maskz_loadu_epi16(mask, row[n] + k);
+    Transpose16(pairs);
+  }
+};
+
+// Outputs [o, o + kOuts) of a product, and a block's rows of x.
+class Panel {
+ public:
+  Panel(const Product& p, int64_t out_end, float* scratch)
+      : p_(p), out_end_(out_end), groups_((p.in + kGroup - 1) / kGroup) {
+    tree_ = scratch;
+    weights_ = reinterpret_cast<uint32_t*>(tree_ + kTreeLevels * kTileRows * kOuts);
+    x_ = weights_ + kSums * PanelPitch(groups_);
+  }
+
+  static int64_t ScratchFloats(int64_t groups) {
+    return kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
+           RowsAtOnce(groups) * groups * kSums;
+  }
+  static int64_t RowsAtOnce(int64_t groups) {
+    const int64_t rows = kMaxXFloats / Max(groups * kSums, 1);
+    const int64_t most = LinearPlan::kMaxBlockRows / kTileRows * kTileRows + kTileRows;
+    return Max(kTileRows, Min(rows, most) / kTileRows * kTileRows);
+  }
+
+  // Tiles of rows [row, end): each [sum][group][its rows].
+  void PackX(int64_t row, int64_t end) {
+    uint32_t* to = x_;
+    while (row < end) {
+      const int64_t rows = TileRows(end - row);
+      PackTile(row, Min(rows, end - row), rows, to);
+      to += rows * groups_ * kSums;
+      row += kTileRows;
+    }
+  }
+
+  void PackWeights(int64_t o) {
+    o_ = o;
+    const int64_t outs = Min(kOuts, out_end_ - o);
+    for (int half = 0; half < 2; ++half) {
+      PairColumns columns;
+      for (int64_t n = 0; n < 16; ++n) columns.row[n] = Row(o + Min(16 * half + n, outs - 1));
+      for (int64_t g = 0; g < groups_; ++g) {
+        const int64_t left = p_.in - g * kGroup;
+        const __mmask32 mask = left >= kGroup ? ~__mmask32{0} : (1u << left) - 1;
+        __m512i pairs[16];
+        columns.Get(g * kGroup, mask, pairs);
+        uint32_t* to = weights_ + (2 * g + half) * 16;
+#pragma GCC unroll 16
+        for (int i = 0; i < kSums; ++i) {
+          _mm512_store_si512(to + kPlaceOf[i] * PanelPitch(groups_), pairs[i]);
+        }
+      }
+    }
+    for (int64_t n = 0; n < kOuts; ++n) {
+      bias_[n] = p_.bias != nullptr && n < outs ? BiasAt(p_, o + n) : 0;
+    }
+  }
+
+  // All tiles of the packed rows, with the weights of the next panel asked for on the way.
+  void Multiply(int64_t row, int64_t end) {
+    const uint32_t* x = x_;
+    const int64_t tiles = (end - row + kTileRows - 1) / kTileRows;
+    for (int64_t tile = 0; row < end; ++tile, row += kTileRows) {
+      PrefetchNext(tile, tiles);
+      const int64_t rows = TileRows(end - row);
+      switch (rows) {
+        case 12: Tile<12>(row, end, x); break;
+        case 9: Tile<9>(row, end, x); break;
+        case 6: Tile<6>(row, end, x); break;
+        default: Tile<3>(row, end, x); break;
+      }
+      x += rows * groups_ * kSums;
+    }
+  }
+
+ private:
+  static int64_t TileRows(int64_t left) {
+    return left >= kTileRows ? kTileRows : (left + kRowStep - 1) / kRowStep * kRowStep;
+  }
+  const Bf16Bits* Row(int64_t o) const {
+    return static_cast<const Bf16Bits*>(p_.w) + o * p_.w_stride;
+  }
+
+  // `rows`: those of the tile, of which `present` exist; the last one stands for the others.
+  void PackTile(int64_t row, int64_t present, int64_t rows, uint32_t* to) const {
+    PairColumns columns;
+    for (int64_t r = 0; r < 16; ++r) {
+      columns.row[r] =
+          static_cast<const Bf16Bits*>(p_.x) + (row + Min(r, present - 1)) * p_.x_stride;
+    }
+    const auto mask = static_cast<__mmask16>((1u << rows) - 1);
+    for (int64_t g = 0; g < groups_; ++g) {
+      __m512i pairs[16];
+      columns.Get(g * kGroup, ~__mmask32{0}, pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < kSums; ++i) {
+        _mm512_mask_storeu_epi32(to + (kPlaceOf[i] * groups_ + g) * rows, mask, pairs[i]);
+      }
+    }
+  }
+
+  // A share of the next panel's weights, so that packing it finds them in the L2 cache.
+  void PrefetchNext(int64_t tile, int64_t tiles) const {
+    const int64_t rows = Min(kOuts, out_end_ - o_ - kOuts);
+    const int64_t lines = groups_;  // 64 bytes each, of a row
+    for (int64_t i = rows * tile / tiles; i < rows * (tile + 1) / tiles; ++i) {
+      const auto* from = reinterpret_cast<const char*>(Row(o_ + kOuts + i));
+      for (int64_t line = 0; line < lines; ++line) _mm_prefetch(from + 64 * line, _MM_HINT_T1);
+    }
+  }
+
+  template <int kRows>
+  void Tile(int64_t row, int64_t end, const uint32_t* x) {
+    __m512 acc[kRows][2];
+    const int64_t groups = groups_;
+    const uint32_t* w = weights_;
+    float* const tree = tree_;
+    for (int t = 0; t < kSums; ++t, x += groups * kRows, w += PanelPitch(groups)) {
+      Sum<kRows>(x, w, groups, acc);
+      switch (__builtin_ctz(~static_cast<unsigned>(t))) {  // results that end with this one
+        case 0: AddUp<0>(tree, acc); break;
+        case 1: AddUp<1>(tree, acc); break;
+        case 2: AddUp<2>(tree, acc); break;
+        case 3: AddUp<3>(tree, acc); break;
+        default: AddUp<4>(tree, acc); break;
+      }
+    }
+    const int64_t outs = Min(kOuts, out_end_ - o_);
+    const uint32_t mask = outs == kOuts ? ~0u : (1u << outs) - 1;
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      if (row + r < end) Store(row + r, mask, acc[r]);
+    }
+  }
+
+  // One sum of every row and output.
+  template <int kRows>
+  static inline void Sum(const uint32_t* x, const uint32_t* w, int64_t groups,
+                         __m512 (&acc)[kRows][2]) {
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g, x += kRows, w += kOuts) {
+      const __m512bh w0 = AsBf16(_mm512_load_si512(w)), w1 = AsBf16(_mm512_load_si512(w + 16));
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+        const __m512bh xk = AsBf16(_mm512_set1_epi32(static_cast<int>(x[r])));
+        acc[r][0] = _mm512_dpbf16_ps(acc[r][0], xk, w0);
+        acc[r][1] = _mm512_dpbf16_ps(acc[r][1], xk, w1);
+      }
+    }
+  }
+
+  // Adds the results that wait at `kLevels` levels of the tree; the sum waits at the next, or is
+  // all.
+  template <int kLevels, int kRows>
+  static inline void AddUp(float* tree, __m512 (&acc)[kRows][2]) {
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        float* at = tree + (2 * r + j) * 16;
+#pragma GCC unroll 4
+        for (int level = 0; level < kLevels; ++level) {
+          acc[r][j] = _mm512_add_ps(_mm512_load_ps(at + level * kTileRows * kOuts), acc[r][j]);
+        }
+        if (kLevels < kTreeLevels) _mm512_store_ps(at + kLevels * kTileRows * kOuts, acc[r][j]);
+      }
+    }
+  }
+
+  inline void Store(int64_t row, uint32_t mask, const __m512 (&sums)[2]) const {
+    float* y = p_.y + row * p_.y_stride + o_;
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const auto some = static_cast<__mmask16>(mask >> (16 * j));
+      __m512 sum = sums[j];
+      if (p_.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_load_ps(bias_ + 16 * j));
+      if (p_.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, y + 16 * j));
+      _mm512_mask_storeu_ps(y + 16 * j, some, sum);
+    }
+  }
+
+  const Product& p_;
+  const int64_t out_end_, groups_;
+  int64_t o_ = 0;
+  float* tree_;        // [level][kTileRows][kOuts]
+  uint32_t* weights_;  // of the panel
+  uint32_t* x_;
+  alignas(64) float bias_[kOuts];
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+}  // namespace
+
+void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
+  Panel panel(*block.product, block.out_end, scratch);
+  const int64_t at_once = Panel::RowsAtOnce((block.product->in + kGroup - 1) / kGroup);
+  for (int64_t row = block.row_begin; row < block.row_end; row += at_once) {
+    const int64_t end = Min(row + at_once, block.row_end);
+    panel.PackX(row, end);
+    for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
+      panel.PackWeights(o);
+      panel.Multiply(row, end);
+    }
+  }
+}
+
+int64_t ManyRowsScratchFloats(int64_t packed_stride) {
+  return Panel::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
+}
+
+}  // namespace mla::cpu
+
+#endif  // __x86_64__
