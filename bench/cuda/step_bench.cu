@@ -1,11 +1,12 @@
-// mla_append and head_linear at the shapes of DeepSeek-V3 (kv_lora_rank 512, rope 64, nope and v
-// 128).
+// What a step calls around decode, at the shapes of DeepSeek-V3 (kv_lora_rank 512, rope 64, nope
+// and v 128): head_linear, mla_append and the schedule.
 //
 //   step_bench [--matrix-peak TFLOPS]
 //
 // Each figure: a CUDA graph of at least 16 calls rotating over operands that together exceed 300
 // MB, median of 9 replays, time per call. GB/s counts every operand once; `floor` is the share of
-// the bandwidth that a read of 4 GiB reaches in this run, with --matrix-peak of what binds.
+// the bandwidth that a read of 4 GiB reaches in this run, with --matrix-peak of what binds. A
+// schedule is made over and over of the same lengths, as it is for a decode of 16 heads.
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -119,6 +120,55 @@ void TimeAppend(const char* what, int64_t tokens, int64_t heads, bool fp8, const
   Print(what, tokens, heads, us, bytes, 0, machine);
 }
 
+// Of lengths up to max_len, all the same or spread evenly below it.
+void TimeSchedule(int64_t seqs, int32_t max_len, bool same, bool invariant,
+                  const Machine& machine) {
+  constexpr int64_t kHeads = 16;
+  std::mt19937 rng(1);
+  std::vector<int32_t> lengths(seqs, max_len);
+  for (int32_t& len : lengths) len -= same ? 0 : static_cast<int32_t>(rng() % max_len);
+  const int64_t row = kRank + kRope;
+  auto* lengths_memory = Allocate<int32_t>(seqs);
+  Check(cudaMemcpy(lengths_memory, lengths.data(), seqs * 4, cudaMemcpyHostToDevice), "copy");
+  auto* memory = Allocate<__nv_bfloat16>(seqs * kHeads * row);  // of tensors that nothing reads
+  cuda::MlaDecodeArgs args;
+  args.q = ConstTensor(memory, DType::kBF16, {seqs, 1, kHeads, row}, kGpu);
+  args.cache = ConstTensor(memory, DType::kBF16, {1, kPage, row}, kGpu);
+  args.kv_lens = args.page_table = lengths_memory;
+  args.page_table_stride = max_len / kPage;
+  args.kv_lora_rank = static_cast<int32_t>(kRank);
+  args.scale = 1;
+  args.out = Tensor(memory, DType::kBF16, {seqs, 1, kHeads, kRank}, kGpu);
+  cuda::CudaContext context;
+  context.stream = machine.stream;
+  context.batch_invariant = invariant;
+  const auto sizes = cuda::MlaDecodeMemory(args, context);
+  if (!sizes.ok()) Check(Status(sizes.error()));
+  auto* schedule = Allocate<uint8_t>(static_cast<int64_t>(sizes->schedule_bytes));
+  args.schedule = schedule;
+  args.workspace = memory;
+  constexpr int kCalls = 16;
+  const double us = TimeGraph(machine.stream, [&] {
+    for (int i = 0; i < kCalls; ++i) Check(cuda::MlaDecodeSchedule(args, context));
+  });
+  for (void* m : {static_cast<void*>(lengths_memory), static_cast<void*>(memory),
+                  static_cast<void*>(schedule)}) {
+    Check(cudaFree(m), "free");
+  }
+  std::printf("| %lld | %d | %s | %s | %.2f |\n", static_cast<long long>(seqs), max_len,
+              same ? "same" : "spread", invariant ? "batch-invariant" : "free", us / kCalls);
+  std::fflush(stdout);
+}
+
+void TimeSchedules(const Machine& machine) {
+  std::printf("\n| sequences | longest | lengths | cuts | us |\n|--:|--:|---|---|--:|\n");
+  for (const int64_t seqs : {1, 16, 64, 128, 256, 1024, 4096}) {
+    TimeSchedule(seqs, 8192, true, false, machine);
+    TimeSchedule(seqs, 16384, false, false, machine);
+    TimeSchedule(seqs, 16384, false, true, machine);
+  }
+}
+
 int Main(int argc, char** argv) {
   Machine machine;
   if (argc == 3 && std::strcmp(argv[1], "--matrix-peak") == 0) {
@@ -143,6 +193,7 @@ int Main(int argc, char** argv) {
       TimeAppend("mla_append, FP8", tokens, heads, true, machine);
     }
   }
+  TimeSchedules(machine);
   return 0;
 }
 

@@ -59,7 +59,7 @@ class ThreadPool {
   std::atomic<bool> busy_{false};  // a region runs
   const void* fn_ = nullptr;
   Call call_ = nullptr;
-  std::vector<TaskRange> waiting_;  // of each thread
+  std::vector<TaskRange> waiting_;              // of each thread
   alignas(64) std::atomic<uint32_t> epoch_{0};  // a new value starts a region
   // kOpen while the region takes workers, plus the number of workers in it. A worker that comes
   // late, because the system was running something else, is not waited for.

@@ -186,7 +186,8 @@ int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_
 Result<std::unique_ptr<Model>> Model::Load(const std::string& path, DType decoded) {
   if (IsGgufPath(path)) {
     MLA_ASSIGN_OR_RETURN(GgufModel gguf, LoadGgufModel(path));
-    Result<std::unique_ptr<Model>> model = Create(std::move(gguf.spec), std::move(gguf.checkpoint), decoded);
+    Result<std::unique_ptr<Model>> model =
+        Create(std::move(gguf.spec), std::move(gguf.checkpoint), decoded);
     if (!model.ok()) return CorruptFile(path, ": ", model.message());
     return model;
   }

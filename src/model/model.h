@@ -45,8 +45,7 @@ class Model {
   // Loads a Hugging Face directory (config.json and safetensors) or a GGUF file. The weights stay
   // mapped and are not copied (gguf_model.h: exceptions), but for those that BindWeights decodes.
   // Errors name the file and what is wrong.
-  static Result<std::unique_ptr<Model>> Load(const std::string& path,
-                                             DType decoded = DType::kF32);
+  static Result<std::unique_ptr<Model>> Load(const std::string& path, DType decoded = DType::kF32);
 
   // A model of these weights. kCorruptFile lists what of the checkpoint does not fit the spec.
   static Result<std::unique_ptr<Model>> Create(ModelSpec spec, Checkpoint checkpoint,

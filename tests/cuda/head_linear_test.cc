@@ -19,7 +19,8 @@ struct ProductCase {
   int64_t tokens, heads, in, out;
   DType dtype = DType::kBF16;
   bool in_major = true;
-  int64_t gap = 0;  // elements between the rows of x, w and y
+  int64_t gap = 0;    // elements between the rows of x, w and y
+  int64_t y_gap = 0;  // as many more between those of y
 };
 
 float ToFloat(DType dtype, uint16_t bits) {
@@ -58,7 +59,7 @@ class HeadLinearOnDevice : public ::testing::TestWithParam<ProductCase> {
 TEST_P(HeadLinearOnDevice, MatchesTheReference) {
   const ProductCase c = GetParam();
   const Device gpu = {DeviceType::kCuda, 0};
-  const int64_t x_row = c.in + c.gap, y_row = c.out + c.gap;
+  const int64_t x_row = c.in + c.gap, y_row = c.out + c.gap + c.y_gap;
   const int64_t w_row = (c.in_major ? c.in : c.out) + c.gap;
   const int64_t w_rows = c.in_major ? c.out : c.in;
   Filled x(c.tokens * c.heads * x_row, c.dtype, 1), w(c.heads * w_rows * w_row, c.dtype, 2);
@@ -122,7 +123,12 @@ INSTANTIATE_TEST_SUITE_P(Cases, HeadLinearOnDevice,
                                            ProductCase{5, 2, 72, 24, DType::kBF16, true},
                                            ProductCase{17, 2, 40, 88, DType::kBF16, false},
                                            ProductCase{4, 2, 65, 33, DType::kBF16, true},
-                                           ProductCase{4, 2, 30, 31, DType::kF16, false, 1}));
+                                           ProductCase{4, 2, 30, 31, DType::kF16, false, 1},
+                                           ProductCase{17, 2, 40, 88, DType::kBF16, false, 0, 3},
+                                           // Tiles of 64 tokens.
+                                           ProductCase{195, 16, 40, 504, DType::kBF16, false},
+                                           ProductCase{250, 64, 200, 88, DType::kF16, true, 8},
+                                           ProductCase{220, 64, 64, 88, DType::kBF16, true, 0, 1}));
 
 TEST(HeadLinear, BadArgumentsAreNamed) {
   const Device gpu = {DeviceType::kCuda, 0};

@@ -18,7 +18,7 @@
 namespace mla::test {
 namespace {
 
-constexpr int32_t kTokens = 7, kHeads = 3, kPages = 5, kPageSize = 4;
+constexpr int32_t kTokens = 7, kPages = 5, kPageSize = 4;
 
 struct AppendCase {
   int32_t rank = 512, rope = 64;
@@ -26,6 +26,8 @@ struct AppendCase {
   DType cache = DType::kBF16;  // kF8E4M3: FP8 latents
   RopePairing pairing = RopePairing::kInterleaved;
   float magnitude = 1.25f;
+  int32_t heads = 3;
+  int32_t gap = 0;  // elements between the rows of c_kv, k_pe and q_pe
 
   int64_t RowBytes() const {
     return cache == DType::kF8E4M3 ? cuda::kFp8LatentBytes : 2 * (rank + rope);
@@ -70,18 +72,20 @@ class AppendMemory {
   explicit AppendMemory(const AppendCase& c) : case_(c) {
     std::mt19937 rng(5);
     std::normal_distribution<float> normal;
-    const auto fill = [&](int64_t count, std::vector<float>& values) {
-      std::vector<uint8_t> bytes(count * Bytes(c.dtype));
-      for (int64_t i = 0; i < count; ++i) {
-        values.push_back(Put(c.dtype, normal(rng), &bytes[i * Bytes(c.dtype)]));
+    // Gaps hold NaN.
+    const auto fill = [&](int64_t rows, int64_t columns, std::vector<float>& values) {
+      std::vector<uint8_t> bytes(rows * (columns + c.gap) * Bytes(c.dtype), 0xff);
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        const int64_t at = i / columns * (columns + c.gap) + i % columns;
+        values.push_back(Put(c.dtype, normal(rng), &bytes[at * Bytes(c.dtype)]));
       }
       DeviceBuffer buffer(bytes.size());
       buffer.CopyFrom(bytes.data(), bytes.size());
       return buffer;
     };
-    c_kv_ = fill(kTokens * c.rank, c_kv);
-    k_pe_ = fill(kTokens * c.rope, k_pe);
-    q_pe_ = fill(kTokens * kHeads * c.rope, q_pe);
+    c_kv_ = fill(kTokens, c.rank, c_kv);
+    k_pe_ = fill(kTokens, c.rope, k_pe);
+    q_pe_ = fill(int64_t{kTokens} * c.heads, c.rope, q_pe);
     for (int32_t i = 0; i < c.rope / 2; ++i) {
       inv_freq.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / c.rope));
     }
@@ -92,9 +96,11 @@ class AppendMemory {
     cache_.Fill(0xff);
 
     const Device gpu = {DeviceType::kCuda, 0};
-    args.c_kv = ConstTensor(c_kv_.data(), c.dtype, {kTokens, c.rank}, gpu);
-    args.k_pe = ConstTensor(k_pe_.data(), c.dtype, {kTokens, c.rope}, gpu);
-    args.q_pe = Tensor(q_pe_.data(), c.dtype, {kTokens, kHeads, c.rope}, gpu);
+    const int64_t rank_step = c.rank + c.gap, rope_step = c.rope + c.gap;
+    args.c_kv = ConstTensor(c_kv_.data(), c.dtype, {kTokens, c.rank}, {rank_step, 1}, gpu);
+    args.k_pe = ConstTensor(k_pe_.data(), c.dtype, {kTokens, c.rope}, {rope_step, 1}, gpu);
+    args.q_pe = Tensor(q_pe_.data(), c.dtype, {kTokens, c.heads, c.rope},
+                       {c.heads * rope_step, rope_step, 1}, gpu);
     args.positions = positions_.as<int32_t>();
     args.slots = slots_.as<int64_t>();
     args.inv_freq = inv_freq_.as<float>();
@@ -196,10 +202,15 @@ TEST_P(MlaAppendOnDevice, RotatesAndAppends) {
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 
   const std::vector<uint8_t> queries = m.Queries();
-  for (int32_t i = 0; i < kTokens * kHeads * c.rope; ++i) {
-    const int32_t token = i / (kHeads * c.rope), d = i % c.rope;
-    ExpectRounded(c.dtype, Get(c.dtype, &queries[i * Bytes(c.dtype)]),
-                  Rotated(c, m, token, &m.q_pe[i - d], d), Concat("q_pe ", i));
+  for (int32_t i = 0; i < kTokens * c.heads * (c.rope + c.gap); ++i) {
+    const int32_t row = i / (c.rope + c.gap), d = i % (c.rope + c.gap);
+    const float got = Get(c.dtype, &queries[i * Bytes(c.dtype)]);
+    if (d >= c.rope) {
+      ASSERT_TRUE(std::isnan(got)) << "a gap was written";
+      continue;
+    }
+    ExpectRounded(c.dtype, got, Rotated(c, m, row / c.heads, &m.q_pe[row * c.rope], d),
+                  Concat("q_pe ", row, ", ", d));
   }
   std::vector<uint8_t> cache = m.Cache();
   const DType rope_type = c.cache == DType::kF8E4M3 ? DType::kBF16 : c.cache;
@@ -220,14 +231,28 @@ TEST_P(MlaAppendOnDevice, RotatesAndAppends) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, MlaAppendOnDevice,
-    ::testing::Values(AppendCase{}, AppendCase{.dtype = DType::kF32},
-                      AppendCase{.dtype = DType::kF16, .cache = DType::kF16},
-                      AppendCase{.rank = 256, .rope = 32, .pairing = RopePairing::kHalves},
-                      AppendCase{.rank = 33, .rope = 6, .dtype = DType::kF32, .cache = DType::kF16},
-                      AppendCase{.cache = DType::kF8E4M3},
-                      AppendCase{.dtype = DType::kF32,
-                                 .cache = DType::kF8E4M3,
-                                 .pairing = RopePairing::kHalves}));
+    ::testing::Values(
+        AppendCase{}, AppendCase{.dtype = DType::kF32},
+        AppendCase{.dtype = DType::kF16, .cache = DType::kF16},
+        AppendCase{.rank = 256, .rope = 32, .pairing = RopePairing::kHalves},
+        AppendCase{.rank = 33, .rope = 6, .dtype = DType::kF32, .cache = DType::kF16},
+        AppendCase{.cache = DType::kF8E4M3},
+        AppendCase{.dtype = DType::kF32, .cache = DType::kF8E4M3, .pairing = RopePairing::kHalves},
+        // More heads than a thread block has.
+        AppendCase{.heads = 128},
+        AppendCase{.dtype = DType::kF16,
+                   .cache = DType::kF16,
+                   .pairing = RopePairing::kHalves,
+                   .heads = 65},
+        AppendCase{.rope = 6, .dtype = DType::kF32, .heads = 300},
+        // More pairs than are turned at a time, more columns than threads.
+        AppendCase{.rank = 2056, .rope = 272},
+        AppendCase{.rank = 2051, .rope = 262, .pairing = RopePairing::kHalves},
+        AppendCase{.dtype = DType::kF32, .heads = 9, .gap = 4},
+        AppendCase{.cache = DType::kF8E4M3, .heads = 17, .gap = 8},
+        // Rows that do not begin at multiples of 16 bytes.
+        AppendCase{.cache = DType::kF8E4M3, .gap = 3},
+        AppendCase{.pairing = RopePairing::kHalves, .heads = 33, .gap = 5}));
 
 TEST(MlaAppend, BadArgumentsAreNamed) {
   // Validation needs no device: the pointers are not followed.

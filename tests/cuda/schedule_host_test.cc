@@ -6,70 +6,20 @@
 #include <random>
 #include <vector>
 
+#include "cuda/schedule_case.h"
 #include "kernels/cuda/mla_decode/schedule.h"
 
 namespace mla::cuda {
 namespace {
 
-struct Schedule {
-  std::vector<WorkItem> items;
-  std::vector<int32_t> part_begin;
-  std::vector<WorkItem> first_items;
-  std::vector<MergeItem> merges;
-
-  void BeginPart(int32_t part, int32_t index, const WorkItem& item) {
-    EXPECT_EQ(part, static_cast<int32_t>(part_begin.size())) << "a part is left out";
-    part_begin.push_back(index);
-    first_items.push_back(item);
-  }
-  void Item(int32_t index, const WorkItem& item) {
-    EXPECT_EQ(index, static_cast<int32_t>(items.size()));
-    items.push_back(item);
-  }
-  void Merge(int32_t index, const MergeItem& item) {
-    EXPECT_EQ(index, static_cast<int32_t>(merges.size()));
-    merges.push_back(item);
-  }
-
-  int64_t slots() const {
-    return merges.empty() ? 0 : merges.back().first_slot + merges.back().num_slots;
-  }
-};
-
-// As the device makes it, one after another.
-Schedule Make(const std::vector<int32_t>& kv_lens, const ScheduleShape& shape) {
-  const auto blocks = [&](int32_t s) { return NumBlocks(kv_lens[s], shape); };
-  ScheduleTotals totals;
-  for (int32_t s = 0; s < shape.num_seqs; ++s) {
-    totals.blocks += blocks(s);
-    totals.cut = std::max(totals.cut, std::min(blocks(s), InvariantCutBlocks(blocks(s))));
-  }
-  uint32_t share = 0, cost = UINT32_MAX;
-  for (int i = 0; i < kShares; ++i) {
-    const uint32_t tried = ShareToTry(i, totals, shape);
-    const uint32_t its_cost = CostOfShare(tried, shape, blocks);
-    if (its_cost < cost) share = tried;
-    cost = std::min(cost, its_cost);
-  }
-  EXPECT_LT(cost, UINT32_MAX) << "no share suffices";
-  Schedule schedule;
-  SchedulePosition at = {};
-  for (int32_t s = 0; s < shape.num_seqs; ++s) {
-    const SequenceItems items = ItemsOf(blocks(s), share, shape, at);
-    const auto kv_len = static_cast<int32_t>(std::min<int64_t>(kv_lens[s], shape.max_kv_len));
-    for (uint32_t i = 0; i < items.count; ++i) WriteItem(items, at, s, kv_len, i, schedule);
-    Advance(items, &at);
-  }
-  EXPECT_EQ(at.items, static_cast<int32_t>(schedule.items.size()));
-  EXPECT_EQ(at.merges, static_cast<int32_t>(schedule.merges.size()));
-  schedule.part_begin.resize(shape.num_parts + 1, at.items);
-  return schedule;
-}
+using test::HostSchedule;
+using test::MakeSchedule;
+using test::RandomLengths;
 
 // Each sequence's blocks once and in order, parts in order, slots as the merges say, all within the
 // bounds that memory is sized by.
 void ExpectSound(const std::vector<int32_t>& kv_lens, const ScheduleShape& shape) {
-  const Schedule schedule = Make(kv_lens, shape);
+  const HostSchedule schedule = MakeSchedule(kv_lens, shape);
   size_t next = 0, merge = 0;
   for (size_t s = 0; s < kv_lens.size(); ++s) {
     const size_t first = next;
@@ -111,7 +61,7 @@ void ExpectSound(const std::vector<int32_t>& kv_lens, const ScheduleShape& shape
 }
 
 // Blocks of the part that has the most.
-int64_t MostBlocks(const Schedule& schedule) {
+int64_t MostBlocks(const HostSchedule& schedule) {
   int64_t most = 0;
   for (size_t part = 0; part + 1 < schedule.part_begin.size(); ++part) {
     int64_t blocks = 0;
@@ -130,15 +80,8 @@ void ExpectBalanced(const std::vector<int32_t>& kv_lens, const ScheduleShape& sh
   for (const int32_t len : kv_lens) cost += NumBlocks(len, shape) + kItemOverhead;
   const int64_t even = (cost + shape.num_parts - 1) / shape.num_parts;
   const int64_t step = 1 + cost / shape.num_parts / kShares;
-  EXPECT_LE(MostBlocks(Make(kv_lens, shape)),
+  EXPECT_LE(MostBlocks(MakeSchedule(kv_lens, shape)),
             even + kMostSlackBlocks + kMergeCost + kSecondMergeCost + 2 + step);
-}
-
-std::vector<int32_t> RandomLengths(std::mt19937& rng) {
-  const int32_t most = std::vector<int32_t>{3, 70, 1000, 40000, 1000000}[rng() % 5];
-  std::vector<int32_t> lengths(rng() % (rng() % 50 == 0 ? 5000 : 40));
-  for (int32_t& len : lengths) len = static_cast<int32_t>(rng() % (most + 1));
-  return lengths;
 }
 
 TEST(Schedule, CoversEveryBlockOnceForRandomLengths) {
@@ -158,8 +101,54 @@ TEST(Schedule, CoversEveryBlockOnceForRandomLengths) {
   }
 }
 
+// The lean step goes where the definition says. `lengths`: of the sequences' blocks.
+template <typename Cut, bool kShort>
+void ExpectStepsAdvance(uint32_t share, const std::vector<uint32_t>& lengths) {
+  Cut cut(share);
+  SchedulePosition step = SchedulePosition::Start();
+  for (const uint32_t blocks : lengths) {
+    SchedulePosition want = step;
+    Advance(cut.Items(blocks, want), share, &want);
+    cut.template Step<kShort>(blocks, &step);
+    ASSERT_EQ(step.part, want.part) << "share " << share << ", " << blocks << " blocks";
+    ASSERT_EQ(step.left, want.left) << "share " << share << ", " << blocks << " blocks";
+    ASSERT_EQ(step.more_items, want.more_items) << "share " << share << ", " << blocks;
+    ASSERT_EQ(step.merges, want.merges) << "share " << share << ", " << blocks;
+  }
+}
+
+TEST(Schedule, StepIsAdvance) {
+  std::mt19937 rng(2);
+  const auto below = [&](uint32_t most) { return static_cast<uint32_t>(rng()) % most; };
+  int short_walks = 0;
+  for (int i = 0; i < 40000; ++i) {
+    const uint32_t shares[] = {3 + below(4), 3 + below(60), 3 + below(5000), 3 + below(1u << 26)};
+    const uint32_t share = shares[rng() % 4];
+    const uint32_t bounds[] = {4, 9, share - 1, share, 2 * share, 7 * share, 1u << 25};
+    std::vector<uint32_t> lengths(30);
+    const uint32_t bound = bounds[rng() % 7];
+    for (uint32_t& blocks : lengths) blocks = below(bound);
+    const uint32_t most = *std::max_element(lengths.begin(), lengths.end());
+    const uint32_t greatest_cut = std::min(most, InvariantCutBlocks(most));
+    const bool cuts_fit = share >= greatest_cut + kItemOverhead;
+    ExpectStepsAdvance<FreeCut, false>(share, lengths);
+    if (cuts_fit) ExpectStepsAdvance<InvariantCut, false>(share, lengths);
+    if (FreeCut(share).AreShort(most)) {
+      ++short_walks;
+      ExpectStepsAdvance<FreeCut, true>(share, lengths);
+    }
+    if (cuts_fit && InvariantCut(share).AreShort(most)) {
+      ++short_walks;
+      ExpectStepsAdvance<InvariantCut, true>(share, lengths);
+    }
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(short_walks, 1000);
+}
+
 TEST(Schedule, OneLongSequenceUsesEveryPart) {
-  const Schedule schedule = Make({65536}, {.num_seqs = 1, .num_parts = 132, .max_kv_len = 65536});
+  const HostSchedule schedule =
+      MakeSchedule({65536}, {.num_seqs = 1, .num_parts = 132, .max_kv_len = 65536});
   EXPECT_EQ(schedule.items.size(), 128u);
   EXPECT_EQ(MostBlocks(schedule), 8);  // of 1,024
   EXPECT_EQ(schedule.merges.size(), 1u);
@@ -167,7 +156,8 @@ TEST(Schedule, OneLongSequenceUsesEveryPart) {
 
 TEST(Schedule, SequencesThatFitTheirPartsAreNotSplit) {
   const std::vector<int32_t> lengths(64, 4096);
-  const Schedule schedule = Make(lengths, {.num_seqs = 64, .num_parts = 66, .max_kv_len = 4096});
+  const HostSchedule schedule =
+      MakeSchedule(lengths, {.num_seqs = 64, .num_parts = 66, .max_kv_len = 4096});
   EXPECT_EQ(schedule.merges.size(), 0u);
   EXPECT_EQ(MostBlocks(schedule), 64);
 }
@@ -175,7 +165,8 @@ TEST(Schedule, SequencesThatFitTheirPartsAreNotSplit) {
 // 63 blocks each would do, but most parts would then have pieces of two sequences.
 TEST(Schedule, PiecesOfASequenceFillTheirParts) {
   const std::vector<int32_t> lengths(64, 8192);
-  const Schedule schedule = Make(lengths, {.num_seqs = 64, .num_parts = 132, .max_kv_len = 8192});
+  const HostSchedule schedule =
+      MakeSchedule(lengths, {.num_seqs = 64, .num_parts = 132, .max_kv_len = 8192});
   EXPECT_EQ(schedule.items.size(), 128u);
   EXPECT_EQ(MostBlocks(schedule), 64);
 }
@@ -183,8 +174,9 @@ TEST(Schedule, PiecesOfASequenceFillTheirParts) {
 // The first part has room for a block of the second sequence, or none: it leaves it alone.
 TEST(Schedule, NoSequenceIsBegunForLittle) {
   for (const int32_t blocks : {60, 61, 62}) {
-    const Schedule schedule = Make({blocks * kBlockTokens, 60 * kBlockTokens, 60 * kBlockTokens},
-                                   {.num_seqs = 3, .num_parts = 3, .max_kv_len = 4096});
+    const HostSchedule schedule =
+        MakeSchedule({blocks * kBlockTokens, 60 * kBlockTokens, 60 * kBlockTokens},
+                     {.num_seqs = 3, .num_parts = 3, .max_kv_len = 4096});
     EXPECT_EQ(schedule.merges.size(), 0u) << blocks;
     EXPECT_EQ(MostBlocks(schedule), blocks) << blocks;
   }
@@ -192,7 +184,7 @@ TEST(Schedule, NoSequenceIsBegunForLittle) {
 
 TEST(Schedule, LengthsPastThePageTableAreCut) {
   const ScheduleShape shape = {.num_seqs = 2, .num_parts = 4, .max_kv_len = 128};
-  const Schedule schedule = Make({1 << 30, -5}, shape);
+  const HostSchedule schedule = MakeSchedule({1 << 30, -5}, shape);
   EXPECT_EQ(schedule.items.back().end_block, 0);
   EXPECT_EQ(schedule.items[schedule.items.size() - 2].end_block, 2);
 }
@@ -202,8 +194,8 @@ TEST(Schedule, BatchInvariantCutsDependOnTheLengthAlone) {
       .num_seqs = 1, .num_parts = 132, .batch_invariant = true, .max_kv_len = 100000};
   ScheduleShape together = alone;
   together.num_seqs = 3;
-  const Schedule one = Make({70000}, alone);
-  const Schedule three = Make({513, 70000, 64}, together);
+  const HostSchedule one = MakeSchedule({70000}, alone);
+  const HostSchedule three = MakeSchedule({513, 70000, 64}, together);
   std::vector<int32_t> cuts;
   for (const WorkItem& item : three.items) {
     if (item.seq == 1) cuts.push_back(item.first_block);

@@ -21,6 +21,7 @@ struct ScheduleMemory {
   MergeItem* merge_items;
   unsigned long long* blocks_begun;
   uint32_t* merge_arrivals;
+  SchedulePosition* notes;  // [spans but the first, kShares]: for the schedule's kernel alone
 
   static size_t Bytes(const ScheduleShape& shape);
   ScheduleMemory(void* memory, const ScheduleShape& shape);
