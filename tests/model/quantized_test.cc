@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/numeric.h"
 #include "base/threads.h"
 #include "io/temp_dir.h"
 #include "model/golden.h"
@@ -68,6 +69,27 @@ TEST(Fp8Checkpoint, StaysInFp8) {
   // The heads' up-projections alone are decoded.
   EXPECT_EQ(mla.w_uk.dtype(), DType::kF32);
   EXPECT_EQ(model->weights().converted.size(), model->spec().layers.size());
+}
+
+// For bf16 arithmetic they are rounded once, from the same numbers.
+TEST(Fp8Checkpoint, UpProjectionsAreDecodedToWhatIsAskedFor) {
+  const auto exact = LoadModel(GoldenDir("deepseek_v3_fp8"));
+  const Result<std::unique_ptr<Model>> rounded =
+      Model::Load(GoldenDir("deepseek_v3_fp8"), DType::kBF16);
+  ASSERT_TRUE(rounded.ok()) << rounded.message();
+  for (size_t i = 0; i < exact->spec().layers.size(); ++i) {
+    const auto& want = std::get<MlaWeights>(exact->weights().layers[i].attention);
+    const auto& got = std::get<MlaWeights>((*rounded)->weights().layers[i].attention);
+    for (const auto& [a, b] : {std::pair(want.w_uk, got.w_uk), std::pair(want.w_uv, got.w_uv)}) {
+      ASSERT_EQ(a.dtype(), DType::kF32);
+      ASSERT_EQ(b.dtype(), DType::kBF16);
+      for (int64_t head = 0; head < a.dim(0); ++head) {
+        const auto* f32 = a.as<float>() + head * a.stride(0);
+        const auto* bf16 = b.as<uint16_t>() + head * b.stride(0);
+        for (int64_t k = 0; k < a.dim(1) * a.dim(2); ++k) ASSERT_EQ(bf16[k], F32ToBf16(f32[k]));
+      }
+    }
+  }
 }
 
 TEST(Fp8Checkpoint, WrongScalesAreAllListed) {
