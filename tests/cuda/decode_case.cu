@@ -75,28 +75,37 @@ __global__ void FillQueries(T* q, int64_t seq_stride, int64_t token_stride, int6
   }
 }
 
-// In the seed of keys: scales are powers of two.
-constexpr uint32_t kPowerScales = 1u << 31;
-uint32_t KeySeed(const DecodeCase& c) { return c.seed | (c.power_scales ? kPowerScales : 0); }
+// What the keys of a case are made from.
+struct KeyRule {
+  uint32_t seed;
+  bool fp8;
+  Fp8Scales scales;
+};
+KeyRule KeyRuleOf(const DecodeCase& c) { return {c.seed, c.fp8, c.scales}; }
 
-// One FP8 group has one scale, of about a 300th of the largest value there can be.
-__device__ float GroupScale(uint32_t seed, uint32_t seq, uint32_t token, uint32_t group) {
-  const float scale = (1 + fabsf(Normal(seed + 99u, seq, token, group))) / 600;
-  return (seed & kPowerScales) != 0 ? exp2f(ceilf(log2f(scale))) : scale;
+// One FP8 group has one scale.
+__device__ float GroupScale(const KeyRule& rule, uint32_t seq, uint32_t token, uint32_t group) {
+  const float scale = (1 + fabsf(Normal(rule.seed + 99u, seq, token, group))) / 600;
+  if (rule.scales == Fp8Scales::kAny) return scale;
+  if (rule.scales == Fp8Scales::kPowers) return exp2f(ceilf(log2f(scale)));
+  const uint32_t h = Hash(Hash(rule.seed + seq * 0x9e3779b9u) + token * 4 + group);
+  if (h % 16 == 0) return 0;
+  return ldexpf(1 + static_cast<float>(h >> 16) / 65536, static_cast<int>(h / 16 % 30) - 20);
 }
-__device__ __nv_fp8_e4m3 Code(uint32_t seed, uint32_t seq, uint32_t token, uint32_t d) {
-  return __nv_fp8_e4m3(KeyValue(seed, seq, token, d) / GroupScale(seed, seq, token, d / 128));
+__device__ __nv_fp8_e4m3 Code(const KeyRule& rule, uint32_t seq, uint32_t token, uint32_t d) {
+  const float scale = GroupScale(rule, seq, token, d / 128);
+  return __nv_fp8_e4m3(KeyValue(rule.seed, seq, token, d) / (scale == 0 ? 1.0f : scale));
 }
 
 // The value of a cached number, as it is stored.
 template <typename T>
-__device__ double StoredValue(bool fp8, uint32_t seed, uint32_t seq, uint32_t token, uint32_t d) {
-  if (fp8 && d < cuda::kFp8LatentRank) {
-    return static_cast<double>(static_cast<float>(Code(seed, seq, token, d))) *
-           GroupScale(seed, seq, token, d / 128);
+__device__ double StoredValue(const KeyRule& rule, uint32_t seq, uint32_t token, uint32_t d) {
+  if (rule.fp8 && d < cuda::kFp8LatentRank) {
+    return static_cast<double>(static_cast<float>(Code(rule, seq, token, d))) *
+           GroupScale(rule, seq, token, d / 128);
   }
-  if (fp8) return Wide(Round<__nv_bfloat16>(KeyValue(seed, seq, token, d)));
-  return Wide(Round<T>(KeyValue(seed, seq, token, d)));
+  const float value = KeyValue(rule.seed, seq, token, d);
+  return rule.fp8 ? Wide(Round<__nv_bfloat16>(value)) : Wide(Round<T>(value));
 }
 
 struct CachePlace {
@@ -108,21 +117,20 @@ struct CachePlace {
 };
 
 template <typename T>
-__global__ void FillKeys(CachePlace cache, const int32_t* kv_lens, int32_t d_k, bool fp8,
-                         uint32_t seed) {
+__global__ void FillKeys(CachePlace cache, const int32_t* kv_lens, int32_t d_k, KeyRule rule) {
   const uint32_t seq = blockIdx.y;
   for (int32_t token = blockIdx.x; token < kv_lens[seq]; token += gridDim.x) {
     const int64_t page = cache.page_table[seq * cache.page_table_stride + token / cache.page_size];
     char* row = static_cast<char*>(cache.data) + page * cache.page_stride +
                 token % cache.page_size * cache.token_stride;
     for (int32_t d = threadIdx.x; d < d_k; d += kThreads) {
-      const float value = KeyValue(seed, seq, token, d);
-      if (!fp8) {
+      const float value = KeyValue(rule.seed, seq, token, d);
+      if (!rule.fp8) {
         reinterpret_cast<T*>(row)[d] = Round<T>(value);
       } else if (d < 512) {
-        row[d] = static_cast<char>(Code(seed, seq, token, d).__x);
+        row[d] = static_cast<char>(Code(rule, seq, token, d).__x);
         if (d % 128 == 0) {
-          reinterpret_cast<float*>(row + 512)[d / 128] = GroupScale(seed, seq, token, d / 128);
+          reinterpret_cast<float*>(row + 512)[d / 128] = GroupScale(rule, seq, token, d / 128);
         }
       } else {
         reinterpret_cast<__nv_bfloat16*>(row + 528)[d - 512] = Round<__nv_bfloat16>(value);
@@ -134,11 +142,11 @@ __global__ void FillKeys(CachePlace cache, const int32_t* kv_lens, int32_t d_k, 
 // keys[seq, token, d], for the reference.
 template <typename T>
 __global__ void FillDense(double* keys, int64_t max_kv, const int32_t* kv_lens, int32_t d_k,
-                          bool fp8, uint32_t seed) {
+                          KeyRule rule) {
   const uint32_t seq = blockIdx.y;
   for (int32_t token = blockIdx.x; token < kv_lens[seq]; token += gridDim.x) {
     for (int32_t d = threadIdx.x; d < d_k; d += kThreads) {
-      keys[(seq * max_kv + token) * d_k + d] = StoredValue<T>(fp8, seed, seq, token, d);
+      keys[(seq * max_kv + token) * d_k + d] = StoredValue<T>(rule, seq, token, d);
     }
   }
 }
@@ -222,9 +230,11 @@ void DeviceBuffer::CopyTo(void* host, size_t bytes) const {
 
 std::string DecodeCase::ToString() const {
   std::string text =
-      Concat(DTypeName(dtype), fp8 ? " over fp8" : "", power_scales ? " with powers" : "",
-             " heads ", heads, " s_q ", s_q, " d ", d_k, "/", d_v, " page ", page_size,
-             causal ? "" : " full", strided ? " strided" : "", with_lse ? "" : " no lse", " kv");
+      Concat(DTypeName(dtype), fp8 ? " over fp8" : "",
+             fp8 && scales == Fp8Scales::kPowers ? " with powers" : "",
+             fp8 && scales == Fp8Scales::kWild ? " with wild scales" : "", " heads ", heads,
+             " s_q ", s_q, " d ", d_k, "/", d_v, " page ", page_size, causal ? "" : " full",
+             strided ? " strided" : "", with_lse ? "" : " no lse", " kv");
   for (size_t i = 0; i < std::min<size_t>(kv_lens.size(), 8); ++i) {
     text += Concat(" ", kv_lens[i]);
   }
@@ -302,11 +312,11 @@ DecodeMemory::DecodeMemory(const DecodeCase& c) : case_(c) {
   if (seqs > 0 && c.dtype == DType::kBF16) {
     FillQueries<<<rows, kThreads>>>(q_.as<__nv_bfloat16>(), q_seq, q_token, q_head, c.heads, c.d_k,
                                     c.seed);
-    FillKeys<__nv_bfloat16><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, KeySeed(c));
+    FillKeys<__nv_bfloat16><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, KeyRuleOf(c));
   } else if (seqs > 0) {
     FillQueries<<<rows, kThreads>>>(q_.as<__half>(), q_seq, q_token, q_head, c.heads, c.d_k,
                                     c.seed);
-    FillKeys<__half><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, c.fp8, KeySeed(c));
+    FillKeys<__half><<<tokens, kThreads>>>(place, args_.kv_lens, c.d_k, KeyRuleOf(c));
   }
   Check(cudaDeviceSynchronize(), "filling the memory of a case");
 }
@@ -397,8 +407,7 @@ DecodeResult DecodeReference(const DecodeCase& c) {
   const dim3 tokens(512, static_cast<unsigned>(seqs));
   DeviceBuffer keys(seqs * max_kv * c.d_k * 8);
   const auto run = [&](auto fill, auto attend) {
-    fill<<<tokens, kThreads>>>(keys.as<double>(), max_kv, lens.as<int32_t>(), c.d_k, c.fp8,
-                               KeySeed(c));
+    fill<<<tokens, kThreads>>>(keys.as<double>(), max_kv, lens.as<int32_t>(), c.d_k, KeyRuleOf(c));
     attend<<<grid, kThreads>>>(lens.as<int32_t>(), c.s_q, c.heads, c.d_k, c.d_v, ScaleOf(c),
                                c.causal, c.seed, keys.as<double>(), scores.as<double>(), max_kv,
                                out.as<double>(), lse.as<double>());
@@ -439,7 +448,8 @@ std::string CompareDecode(const DecodeCase& c, const DecodeResult& got, const De
   if (squares > 0 && 1 - 2 * dot / squares > kMlaDecodeCosine) {
     return Concat(c.ToString(), ": 1 - cosine is ", 1 - 2 * dot / squares);
   }
-  const Tolerance limit = c.fp8 && !c.power_scales ? kMlaDecodeFp8Lse : kMlaDecodeLse;
+  const Tolerance limit =
+      c.fp8 && c.scales != Fp8Scales::kPowers ? kMlaDecodeFp8Lse : kMlaDecodeLse;
   for (size_t i = 0; i < got.lse.size(); ++i) {
     if (got.lse[i] == want.lse[i]) continue;  // both -inf
     const double error = std::abs(got.lse[i] - want.lse[i]);

@@ -37,6 +37,12 @@ class DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+enum class Fp8Scales {
+  kAny,     // about a 300th of the largest value there can be
+  kPowers,  // the same as powers of two
+  kWild,    // from 2^-20 to 2^10, some of them 0: the codes are at both ends of e4m3
+};
+
 struct DecodeCase {
   int32_t heads = 16;
   int32_t s_q = 1;
@@ -45,8 +51,8 @@ struct DecodeCase {
   int32_t page_size = 64;
   std::vector<int32_t> kv_lens = {1};
   DType dtype = DType::kBF16;
-  bool fp8 = false;           // the cache is of FP8 latents
-  bool power_scales = false;  // their scales are powers of two
+  bool fp8 = false;  // the cache is of FP8 latents
+  Fp8Scales scales = Fp8Scales::kAny;
   bool causal = true;
   bool strided = false;  // gaps between the rows of q, out, lse and between cache tokens
   bool with_lse = true;

@@ -16,8 +16,8 @@ namespace {
 
 using cuda::CudaContext;
 
-// Names of the kernels, best first; MLA_TEST_KERNEL leaves one of them.
-constexpr const char* kKernels[] = {"sm90", "sm90_fp8", "sm80", "plain"};
+// Names of the kernels, best first for many rows; MLA_TEST_KERNEL leaves one of them.
+constexpr const char* kKernels[] = {"sm90", "sm90_fp8", "sm80_fp8", "sm80", "plain"};
 
 std::vector<std::string> Kernels() {
   const char* only = std::getenv("MLA_TEST_KERNEL");
@@ -26,10 +26,20 @@ std::vector<std::string> Kernels() {
 }
 
 // Of a cache of FP8 latents.
-bool IsFp8(const std::string& kernel) { return kernel == "sm90_fp8"; }
+bool IsFp8(const std::string& kernel) { return kernel == "sm90_fp8" || kernel == "sm80_fp8"; }
 int DenseKernels() {
   int count = 0;
   for (const std::string& kernel : Kernels()) count += IsFp8(kernel) ? 0 : 1;
+  return count;
+}
+
+// Those that take a cache of FP8 latents.
+int Fp8Kernels(bool sm90_takes_it) {
+  int count = 0;
+  for (const std::string& kernel : Kernels()) {
+    if (kernel == "plain" || kernel == "sm80_fp8") ++count;
+    if (kernel == "sm90_fp8" && sm90_takes_it) ++count;
+  }
   return count;
 }
 
@@ -152,32 +162,35 @@ TEST_F(MlaDecodeOnDevice, Fp8Latents) {
       Case(40, 2, kDims[0], 100, {700, 90}),
   };
   cases.back().strided = true;
-  for (const bool power_scales : {false, true}) {
+  for (const Fp8Scales scales : {Fp8Scales::kAny, Fp8Scales::kPowers, Fp8Scales::kWild}) {
     for (DecodeCase& c : cases) {
       c.fp8 = true;
-      c.power_scales = power_scales;
-      const bool fast = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
-      EXPECT_EQ(ExpectMatchesReference(c, {"sm90", "sm90_fp8", "sm80", "plain"}), fast ? 2 : 1)
-          << c;
+      c.scales = scales;
+      const bool sm90_takes_it = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
+      EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(sm90_takes_it)) << c;
     }
   }
 }
 
 TEST_F(MlaDecodeOnDevice, RandomFp8Latents) {
+  const char* count = std::getenv("MLA_RANDOM_CASES");
   std::mt19937 rng(20240502);
   const auto pick = [&rng](int32_t low, int32_t high) {
     return low + static_cast<int32_t>(rng() % static_cast<uint32_t>(high - low + 1));
   };
-  for (int i = 0; i < 40; ++i) {
-    DecodeCase c = Case(pick(1, 140), pick(1, 5), kDims[0], 16 * pick(1, 16), {});
+  for (int i = 0; i < (count != nullptr ? std::atoi(count) : 60); ++i) {
+    DecodeCase c = Case(pick(1, rng() % 2 == 0 ? 16 : 140), pick(1, 5), kDims[0],
+                        rng() % 2 == 0 ? 16 * pick(1, 16) : pick(1, 256), {});
     c.kv_lens.resize(pick(1, 9));
     for (int32_t& len : c.kv_lens) len = pick(0, pick(1, 3) == 1 ? 3000 : 300);
     c.fp8 = true;
-    c.power_scales = rng() % 2 == 0;
+    c.scales = static_cast<Fp8Scales>(pick(0, 2));
+    c.dtype = rng() % 4 == 0 ? DType::kF16 : DType::kBF16;
     c.causal = rng() % 4 != 0;
     c.strided = rng() % 3 == 0;
-    c.seed = rng() >> 1;
-    EXPECT_EQ(ExpectMatchesReference(c, {"sm90_fp8", "plain"}), 2) << c;
+    c.seed = rng();
+    const bool sm90_takes_it = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
+    EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(sm90_takes_it)) << c;
     if (HasFailure()) FAIL() << "random case " << i;
   }
 }
@@ -321,7 +334,25 @@ TEST_F(MlaDecodeOnDevice, ExplainsItsChoice) {
   CudaContext context;
   context.kernel = "nothing";
   EXPECT_EQ(cuda::MlaDecodeMemory(memory.args(), context).message(),
-            "mla_decode: no kernel is called nothing, want one of sm90, sm90_fp8, sm80, plain");
+            "mla_decode: no kernel is called nothing, want one of sm90, sm90_fp8, sm80_fp8, sm80, "
+            "plain");
+}
+
+TEST_F(MlaDecodeOnDevice, FewRowsOfFp8LatentsHaveTheirOwnKernel) {
+  const auto chosen = [](int32_t seqs, int32_t heads, int32_t page_size) {
+    DecodeCase c = Case(heads, 1, kDims[0], page_size, std::vector<int32_t>(seqs, 10));
+    c.fp8 = true;
+    const auto verdicts = cuda::ExplainMlaDecode(DecodeMemory(c).args(), {});
+    if (!verdicts.ok()) return std::string(verdicts.message());
+    for (const auto& verdict : *verdicts) {
+      if (verdict.refusal.empty()) return std::string(verdict.kernel);
+    }
+    return std::string("none");
+  };
+  EXPECT_EQ(chosen(16, 16, 64), "sm80_fp8");
+  EXPECT_EQ(chosen(1, 16, 64), "sm90_fp8");
+  EXPECT_EQ(chosen(64, 128, 64), "sm90_fp8");
+  EXPECT_EQ(chosen(64, 128, 60), "sm80_fp8");
 }
 
 // Arguments that the host can refuse.

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "kernels/cuda/mla_decode/sm80.h"
+#include "kernels/cuda/mla_decode/sm80_fp8.h"
 
 namespace mla::test {
 namespace {
@@ -69,9 +70,24 @@ TEST(Sm80Plan, ConsumerDevicesHaveNoRoomFor64WideRows) {
   }
 }
 
+TEST(Sm80Plan, Fp8FitsTheDevice) {
+  for (const Memory& memory : {kH100, kA100, kConsumer}) {
+    const cuda::sm80::Fp8Plan plan = cuda::sm80::MakeFp8Plan(memory.per_block, memory.per_sm);
+    SCOPED_TRACE(memory.device);
+    ASSERT_GE(plan.stages, cuda::sm80::kFp8MinStages);
+    EXPECT_LE(plan.stages, cuda::sm80::kMaxStages);
+    const size_t bytes = plan.tile.shared_bytes(plan.stages);
+    EXPECT_LE(bytes, memory.per_block);
+    EXPECT_LE(plan.blocks_per_sm * (bytes + 1024), memory.per_sm);
+    // Consumer devices have room for one block, the others for two.
+    EXPECT_EQ(plan.blocks_per_sm, memory.per_sm > (100 << 10) ? 2 : 1);
+  }
+}
+
 TEST(Sm80Plan, TooLittleSharedMemory) {
   const Memory small = {"none", 48 << 10, 64 << 10};
   EXPECT_EQ(PlanFor(small, kDims[0], 16).stages, 0);
+  EXPECT_EQ(cuda::sm80::MakeFp8Plan(small.per_block, small.per_sm).stages, 0);
 }
 
 }  // namespace

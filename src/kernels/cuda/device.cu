@@ -66,6 +66,13 @@ Error CudaError(int code, const char* what) {
   return result;
 }
 
+int AllowAllSharedMemory(const void* kernel) {
+  const Result<DeviceProperties> device = CurrentDevice();
+  if (!device.ok()) return cudaErrorInvalidDevice;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(device->max_shared_bytes));
+}
+
 Result<DeviceProperties> CurrentDevice() {
   static std::mutex mutex;
   static std::array<std::optional<DeviceProperties>, kMaxDevices> known;

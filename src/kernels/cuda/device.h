@@ -19,6 +19,10 @@ struct DeviceProperties {
 // Of the calling thread's current device; read once per device and process.
 Result<DeviceProperties> CurrentDevice();
 
+// Lets a kernel without static shared memory have all of it that the current device allows a thread
+// block; a cudaError_t. Not what one call needs: host threads would lower it for each other.
+int AllowAllSharedMemory(const void* kernel);
+
 // The error of a CUDA call, in words, with what was tried.
 Error CudaError(int code, const char* what);
 

@@ -120,6 +120,16 @@ __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// Copies bytes as they lie; addresses and size are multiples of 16. Of compute capability 9.0.
+__device__ __forceinline__ void BulkLoad(uint32_t shared, const void* global, uint32_t bytes,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 __device__ __forceinline__ void TmaLoad3d(uint32_t shared, const CUtensorMap* map, uint32_t barrier,
                                           int32_t x, int32_t y, int32_t z) {
   asm volatile(

@@ -35,6 +35,8 @@ extern const MlaDecodeKernel kMlaDecodeSm90;
 extern const MlaDecodeKernel kMlaDecodeSm90Fp8;
 // mma.sync and cp.async: Ampere, Ada, and what came after without its own kernel.
 extern const MlaDecodeKernel kMlaDecodeSm80;
+// The same over FP8 latents, for few rows.
+extern const MlaDecodeKernel kMlaDecodeSm80Fp8;
 // Plain CUDA for every legal call.
 extern const MlaDecodeKernel kMlaDecodePlain;
 

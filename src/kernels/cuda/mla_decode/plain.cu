@@ -1,6 +1,7 @@
 // Plain CUDA for every legal call: a thread block holds a few query rows and walks the keys in
 // tiles; a warp computes one score at a time, and each thread owns columns of the output.
 #include "kernels/cuda/convert.cuh"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/fp8_latent.cuh"
 #include "kernels/cuda/mla_decode/kernel.h"
 
@@ -225,8 +226,8 @@ int32_t BlocksPerSm(const MlaDecodeArgs&, const DeviceProperties&) { return 4; }
 template <typename T, typename Key>
 cudaError_t Launch(const MlaDecodeParams& params, cudaStream_t stream) {
   const size_t bytes = SharedBytes(params.d_k, params.d_v);
-  const cudaError_t error = cudaFuncSetAttribute(
-      PlainKernel<T, Key>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const auto error = static_cast<cudaError_t>(
+      AllowAllSharedMemory(reinterpret_cast<const void*>(PlainKernel<T, Key>)));
   if (error != cudaSuccess) return error;
   const int32_t tiles = (params.s_q * params.heads + kRows - 1) / kRows;
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(params.num_parts));

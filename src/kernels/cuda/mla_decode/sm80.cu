@@ -11,14 +11,11 @@ namespace mla::cuda {
 namespace sm80 {
 namespace {
 
-// Shared memory that the device takes for itself of every thread block.
-constexpr size_t kReservedBytes = 1024;
-
 // The stages that fit if a multiprocessor is to hold this many thread blocks.
 int StagesThatFit(const Tile& tile, int blocks_per_sm, size_t max_shared_bytes,
                   size_t shared_bytes_per_sm) {
   const size_t bytes =
-      std::min(max_shared_bytes, shared_bytes_per_sm / blocks_per_sm - kReservedBytes);
+      std::min(max_shared_bytes, shared_bytes_per_sm / blocks_per_sm - kReservedSharedBytes);
   int stages = kMaxStages;
   while (stages > 0 && tile.shared_bytes(stages) > bytes) --stages;
   return stages < kMinStages ? 0 : stages;
@@ -48,6 +45,17 @@ struct RowTile {
 constexpr RowTile kRowTiles[] = {{64, 30}, {32, 20}, {16, 14}};
 
 }  // namespace
+
+bool RowsAligned(const ConstTensor& tensor, size_t bytes) {
+  bool aligned = reinterpret_cast<uintptr_t>(tensor.data()) % bytes == 0;
+  for (int axis = 0; axis + 1 < tensor.rank(); ++axis) {
+    aligned &= tensor.dim(axis) == 1 || tensor.stride(axis) *
+                                                static_cast<int64_t>(SizeOf(tensor.dtype())) %
+                                                static_cast<int64_t>(bytes) ==
+                                            0;
+  }
+  return aligned;
+}
 
 Plan MakePlan(int d_k, int d_v, int64_t num_rows, size_t max_shared_bytes,
               size_t shared_bytes_per_sm) {
@@ -88,18 +96,6 @@ Plan PlanFor(const MlaDecodeArgs& args, const DeviceProperties& device) {
                         device.shared_bytes_per_sm);
 }
 
-// Whether every row of a tensor, innermost stride 1, begins at a multiple of `bytes`.
-bool RowsAligned(const void* data, const ConstTensor& tensor, size_t bytes) {
-  bool aligned = reinterpret_cast<uintptr_t>(data) % bytes == 0;
-  for (int axis = 0; axis + 1 < tensor.rank(); ++axis) {
-    aligned &= tensor.dim(axis) == 1 || tensor.stride(axis) *
-                                                static_cast<int64_t>(SizeOf(tensor.dtype())) %
-                                                static_cast<int64_t>(bytes) ==
-                                            0;
-  }
-  return aligned;
-}
-
 std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& device) {
   if (device.arch < kMinArch) return "needs compute capability 8.0 or later";
   const auto dtype = args.q.dtype();
@@ -111,11 +107,11 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
     return "(d_k, kv_lora_rank) must be (576, 512), (512, 512), (320, 256) or (288, 256)";
   }
   if (args.q.dim(1) * args.q.dim(2) > kMaxRows) return "at most 2^30 query rows per sequence";
-  if (!RowsAligned(args.cache.data(), args.cache, 16)) {
+  if (!sm80::RowsAligned(args.cache, 16)) {
     return "tokens of the cache must begin at multiples of 16 bytes";
   }
-  if (!RowsAligned(args.q.data(), args.q, 4)) return "rows of q must begin at multiples of 4 bytes";
-  if (!RowsAligned(args.out.data(), args.out, 4)) {
+  if (!sm80::RowsAligned(args.q, 4)) return "rows of q must begin at multiples of 4 bytes";
+  if (!sm80::RowsAligned(args.out, 4)) {
     return "rows of out must begin at multiples of 4 bytes";
   }
   if (PlanFor(args, device).stages == 0) {

@@ -26,6 +26,12 @@ inline constexpr int kThreads = kWarps * kWarp;
 inline constexpr int kMinStages = 4;
 inline constexpr int kMaxStages = 8;
 
+// Shared memory that the device takes for itself of every thread block.
+inline constexpr size_t kReservedSharedBytes = 1024;
+
+// Whether every row of a tensor, innermost stride 1, begins at a multiple of `bytes`.
+bool RowsAligned(const ConstTensor& tensor, size_t bytes);
+
 // The tile of a thread block. Sizes in bytes are of shared memory.
 struct Tile {
   int d_k, d_v;

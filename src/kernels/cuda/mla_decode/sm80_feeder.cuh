@@ -16,6 +16,7 @@ namespace mla::cuda::sm80 {
 struct Launched {
   int32_t num_stages;
   int32_t tile_pages, tile_rest;  // a tile's tokens as pages and tokens
+  bool packed = false;            // tokens of a page follow one another without a gap
 };
 
 // A work item as the rows of one tile see it.
@@ -50,23 +51,37 @@ __device__ __forceinline__ ItemTokens ReadItem(const MlaDecodeParams& params, in
   return tokens;
 }
 
-// Copies the tiles of the block's items into stages, in order. Each thread copies a part of one
-// token of every tile.
-template <typename S>
-class Feeder {
+// Walks through the tiles of the block's items, in order. A thread has one token of every tile, and
+// of that one of kLanes parts; threads past those have none.
+template <typename S, int kLanes>
+class TokenCursor {
  public:
-  __device__ Feeder(const MlaDecodeParams& params, const Launched& launched)
+  __device__ TokenCursor(const MlaDecodeParams& params, const Launched& launched)
       : params_(params), launched_(launched), next_item_(params.part_begin[blockIdx.y]) {
+    if (my_token() >= S::kTokens) return;
     FindItem();
     FindPage();
   }
 
-  // Starts the copies of the next tile to `stage`, if there is a tile, and closes their group in
-  // any case, so that the groups of a thread count the tiles. Looks the page of this thread's next
-  // token up, which nothing waits for before the next tile.
-  __device__ __forceinline__ void Feed(uint32_t stage) {
-    if (left_ > 0) StartCopies(stage + my_token() * S::kKeyPitch + lane() * 16);
-    CommitCopies();
+  static __device__ int my_token() { return static_cast<int>(threadIdx.x / kLanes); }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x % kLanes); }
+
+  // Tokens of the item, from this tile on; 0 if there is no tile left.
+  __device__ int32_t left() const { return left_; }
+  // Whether this thread's token is one of the item.
+  __device__ bool filled() const { return my_token() < left_; }
+  // Where in its page that lies.
+  __device__ int32_t in_page() const { return in_page_; }
+  // This thread's token, if it is one.
+  __device__ const char* Token() const {
+    return static_cast<const char*>(params_.cache) +
+           (page_ * params_.cache_stride_page + in_page_ * params_.cache_stride_token) *
+               S::kElementBytes;
+  }
+
+  // Moves to the next tile. Looks the page of this thread's token up, which nothing waits for
+  // before Token.
+  __device__ __forceinline__ void Advance() {
     left_ -= S::kTokens;
     if (left_ > 0) {
       page_entry_ += launched_.tile_pages;
@@ -82,27 +97,6 @@ class Feeder {
   }
 
  private:
-  static constexpr int kUnits = S::kDk / 8;  // of 16 bytes, of a token
-  static constexpr int kLanes = kThreads / S::kTokens;
-
-  static __device__ int my_token() { return static_cast<int>(threadIdx.x) / kLanes; }
-  static __device__ int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
-
-  __device__ __forceinline__ void StartCopies(uint32_t to) const {
-    const bool filled = my_token() < left_;
-    const auto* from = static_cast<const char*>(params_.cache);  // if not filled, read by no one
-    if (filled) {
-      from += (page_ * params_.cache_stride_page + in_page_ * params_.cache_stride_token) * 2 +
-              lane() * 16;
-    }
-#pragma unroll
-    for (int unit = 0; unit < kUnits; unit += kLanes) {
-      if (unit + kLanes <= kUnits || lane() < kUnits - unit) {
-        CopyAsync16(to + unit * 16, from + unit * 16, filled);
-      }
-    }
-  }
-
   // Moves to the next item that has tokens.
   __device__ void FindItem() {
     left_ = 0;
@@ -121,7 +115,7 @@ class Feeder {
   // then would wait for all the copies that are under way.
   __device__ void PrefetchQueries(int32_t seq) const {
     constexpr int kLine = 128, kLines = (S::kDk * 2 + kLine - 1) / kLine;
-    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * kLines; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * kLines; i += S::kTokens * kLanes) {
       const int32_t row = static_cast<int32_t>(blockIdx.x) * S::kRows + i / kLines;
       const int32_t token = row / params_.heads, head = row - token * params_.heads;
       if (token >= params_.s_q) return;
@@ -133,16 +127,54 @@ class Feeder {
   }
 
   __device__ void FindPage() {
-    if (my_token() < left_) page_ = *page_entry_;
+    if (filled()) page_ = *page_entry_;
   }
 
   const MlaDecodeParams& params_;
   const Launched& launched_;
   int32_t next_item_;
-  int32_t left_ = 0;                     // tokens of the item, from the next tile on
-  const int32_t* page_entry_ = nullptr;  // of this thread's token of the next tile
+  int32_t left_ = 0;
+  const int32_t* page_entry_ = nullptr;  // of this thread's token
   int32_t page_ = 0;
   int32_t in_page_ = 0;
+};
+
+// Copies the tiles of the block's items into stages, in order.
+template <typename S>
+class Feeder {
+ public:
+  __device__ Feeder(const MlaDecodeParams& params, const Launched& launched)
+      : params_(params), cursor_(params, launched) {}
+
+  // Starts the copies of the next tile to `stage`, if there is a tile, and closes their group in
+  // any case, so that the groups of a thread count the tiles.
+  __device__ __forceinline__ void Feed(uint32_t stage) {
+    if (cursor_.left() > 0) {
+      StartCopies(stage + cursor_.my_token() * S::kKeyPitch + cursor_.lane() * 16);
+    }
+    CommitCopies();
+    cursor_.Advance();
+  }
+
+ private:
+  static constexpr int kUnits = S::kTokenBytes / 16;
+  static constexpr int kLanes = kThreads / S::kTokens;
+
+  __device__ __forceinline__ void StartCopies(uint32_t to) const {
+    const bool filled = cursor_.filled();
+    // If not filled, read by no one.
+    const char* from =
+        filled ? cursor_.Token() + cursor_.lane() * 16 : static_cast<const char*>(params_.cache);
+#pragma unroll
+    for (int unit = 0; unit < kUnits; unit += kLanes) {
+      if (unit + kLanes <= kUnits || cursor_.lane() < kUnits - unit) {
+        CopyAsync16(to + unit * 16, from + unit * 16, filled);
+      }
+    }
+  }
+
+  const MlaDecodeParams& params_;
+  TokenCursor<S, kLanes> cursor_;
 };
 
 }  // namespace mla::cuda::sm80

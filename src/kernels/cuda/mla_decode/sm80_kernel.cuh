@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/mla_decode/params.h"
 #include "kernels/cuda/mla_decode/sm80.h"
 #include "kernels/cuda/mla_decode/sm80_feeder.cuh"
@@ -53,14 +54,11 @@ class ResultRows {
                                               const float2 (&pairs)[kPairs]) const {
     if (row >= num_rows()) return;
     if (item_.slot >= 0) {
-      float* to =
-          params_.part_out + (item_.slot * num_rows() + row) * PartPitch(params_.d_v) + column;
+      float* to = Partial(row) + column;
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) *reinterpret_cast<float2*>(to + i * 8) = pairs[i];
     } else {
-      auto* to = static_cast<uint16_t*>(params_.out) + item_.seq * params_.out_stride_seq +
-                 token(row) * params_.out_stride_token + head(row) * params_.out_stride_head +
-                 column;
+      uint16_t* to = Output(row) + column;
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
         *reinterpret_cast<uint32_t*>(to + i * 8) = PackPair<T>(pairs[i].x, pairs[i].y);
@@ -68,10 +66,32 @@ class ResultRows {
     }
   }
 
+  // Stores 8 neighbouring columns, from a multiple of 8 on, of a row that begins at a multiple of
+  // 16 bytes.
+  __device__ __forceinline__ void StoreEight(int32_t row, int column, const float (&v)[8]) const {
+    if (row >= num_rows()) return;
+    if (item_.slot >= 0) {
+      auto* to = reinterpret_cast<float4*>(Partial(row) + column);
+      to[0] = {v[0], v[1], v[2], v[3]};
+      to[1] = {v[4], v[5], v[6], v[7]};
+    } else {
+      *reinterpret_cast<uint4*>(Output(row) + column) = {
+          PackPair<T>(v[0], v[1]), PackPair<T>(v[2], v[3]), PackPair<T>(v[4], v[5]),
+          PackPair<T>(v[6], v[7])};
+    }
+  }
+
  private:
   __device__ int64_t num_rows() const { return int64_t{params_.s_q} * params_.heads; }
   __device__ int64_t token(int32_t row) const { return row / params_.heads; }
   __device__ int64_t head(int32_t row) const { return row % params_.heads; }
+  __device__ float* Partial(int32_t row) const {
+    return params_.part_out + (item_.slot * num_rows() + row) * PartPitch(params_.d_v);
+  }
+  __device__ uint16_t* Output(int32_t row) const {
+    return static_cast<uint16_t*>(params_.out) + item_.seq * params_.out_stride_seq +
+           token(row) * params_.out_stride_token + head(row) * params_.out_stride_head;
+  }
 
   const MlaDecodeParams& params_;
   const WorkItem& item_;
@@ -244,8 +264,8 @@ template <typename S, typename T>
 cudaError_t LaunchKernel(const MlaDecodeParams& params, const Plan& plan, cudaStream_t stream) {
   const auto kernel = DecodeKernel<S, T>;
   const auto shared_bytes = static_cast<int>(S::kTile.shared_bytes(plan.stages));
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  const auto error =
+      static_cast<cudaError_t>(AllowAllSharedMemory(reinterpret_cast<const void*>(kernel)));
   if (error != cudaSuccess) return error;
   const int64_t rows = int64_t{params.s_q} * params.heads;
   const dim3 grid(static_cast<unsigned>((rows + S::kRows - 1) / S::kRows),

@@ -31,6 +31,10 @@ struct Shape {
   static constexpr int kColumnTiles = kWarpColumns / 8;
   static_assert(kWarpColumns % 16 == 0);
 
+  // Of a cached token.
+  static constexpr int kElementBytes = 2;
+  static constexpr int kTokenBytes = kDk * kElementBytes;
+
   static constexpr int kKeyPitch = kTile.key_pitch_bytes();
   static constexpr int kProbPitch = kTile.prob_pitch_bytes();
   static constexpr int kStageBytes = static_cast<int>(kTile.stage_bytes());
@@ -40,25 +44,28 @@ struct Shape {
   // 64 rows leave no register to spare.
   static constexpr bool kReadAnew = kRows == 64;
   static constexpr int kBlocksPerSm = kTile.blocks_per_sm();
-};
 
-// Where in its row of scores a column is kept: exchanged so that 8 columns of 4 rows, which half a
-// warp writes together, lie in different banks. Columns 0-7, 8-15, ... stay together.
-template <typename S>
-__device__ __forceinline__ int ScoreColumn(int row, int column) {
-  return column ^ (S::kTokens == 32 ? row % 4 * 8 : row / 2 % 2 * 8);
-}
+  // Where in its row of scores a column is kept: exchanged so that 8 columns of 4 rows, which half
+  // a warp writes together, lie in different banks. Columns 0-7, 8-15, ... stay together.
+  static __device__ __forceinline__ int ScoreColumn(int row, int column) {
+    return column ^ (kTokens == 32 ? row % 4 * 8 : row / 2 % 2 * 8);
+  }
+  // Where a column of a row of P is kept, in bytes.
+  static __device__ __forceinline__ int ProbOffset(int row, int column) {
+    return row * kProbPitch + column * 2;
+  }
+};
 
 // The thread's number. With kReadAnew, what is computed from it does not occupy registers over the
 // loop that it is used in.
 template <typename S>
-__device__ __forceinline__ int ThreadNumber() {
+__device__ __forceinline__ uint32_t ThreadNumber() {
   if constexpr (S::kReadAnew) {
-    int thread;
+    uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
     return thread;
   } else {
-    return static_cast<int>(threadIdx.x);
+    return threadIdx.x;
   }
 }
 
@@ -67,9 +74,9 @@ struct WarpLane {
   int warp, lane;
 
   __device__ WarpLane() {
-    const int thread = ThreadNumber<S>();
-    warp = thread / kWarp;
-    lane = thread % kWarp;
+    const uint32_t thread = ThreadNumber<S>();
+    warp = static_cast<int>(thread / kWarp);
+    lane = static_cast<int>(thread % kWarp);
   }
 };
 
@@ -161,7 +168,7 @@ __device__ __forceinline__ void MultiplyKeys(const QueryFragments<S>& q, uint32_
     }
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      float* column = to + ScoreColumn<S>(row, slice.tokens + chunk + n * 8) + lane % 4 * 2;
+      float* column = to + S::ScoreColumn(row, slice.tokens + chunk + n * 8) + lane % 4 * 2;
 #pragma unroll
       for (int m = 0; m < S::kScoreTiles; ++m) {
         float(&sum)[4] = sums[0][m][n];

@@ -3,20 +3,21 @@
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM80_SOFTMAX_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/mla_decode/sm80_products.cuh"
 #include "kernels/cuda/ptx_sm80.cuh"
 
 namespace mla::cuda::sm80 {
 
-// The thread's row of the tile. Logarithms are to the base 2.
+// The thread's row of the tile. Logarithms are to the base 2. T is the type of P.
 template <typename S, typename T>
 class RowSoftmax {
  public:
   static constexpr int kThreadsPerRow = kThreads / S::kRows;
 
-  static __device__ int row() { return ThreadNumber<S>() / kThreadsPerRow; }
-  static __device__ int part() { return ThreadNumber<S>() % kThreadsPerRow; }
+  static __device__ int row() { return static_cast<int>(ThreadNumber<S>() / kThreadsPerRow); }
+  static __device__ int part() { return static_cast<int>(ThreadNumber<S>() % kThreadsPerRow); }
 
   // `visible`: tokens, from the first of the first tile, that the row sees; none if not positive.
   __device__ void Begin(int32_t visible) {
@@ -33,7 +34,7 @@ class RowSoftmax {
     float most = -INFINITY;
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
-      SumSlices(scores + row() * S::kTokens + ScoreColumn<S>(row(), Column(j)), p[j]);
+      SumSlices(scores + row() * S::kTokens + S::ScoreColumn(row(), Column(j)), p[j]);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         p[j][i] = Column(j) + i < visible_ ? p[j][i] * scale_log2 : -INFINITY;
@@ -53,7 +54,7 @@ class RowSoftmax {
         p[j][i] = Exp2(p[j][i] - base);
         sum += p[j][i];
       }
-      Store(p[j], probs + row() * S::kProbPitch + Column(j) * 2);
+      Store(p[j], probs + S::ProbOffset(row(), Column(j)));
     }
     visible_ -= S::kTokens;
     max_ = most;
@@ -112,7 +113,14 @@ class RowSoftmax {
   }
 
   static __device__ __forceinline__ void Store(const float (&p)[kWidth], char* to) {
-    if constexpr (kWidth == 4) {
+    if constexpr (std::is_same_v<T, float>) {
+      static_assert(kWidth % 2 == 0);
+#pragma unroll
+      for (int i = 0; i < kWidth; i += 2) {
+        *reinterpret_cast<float2*>(to + i * sizeof(float)) = {p[i] * S::kProbFactor,
+                                                              p[i + 1] * S::kProbFactor};
+      }
+    } else if constexpr (kWidth == 4) {
       *reinterpret_cast<uint2*>(to) = {PackPair<T>(p[0], p[1]), PackPair<T>(p[2], p[3])};
     } else if constexpr (kWidth == 2) {
       *reinterpret_cast<uint32_t*>(to) = PackPair<T>(p[0], p[1]);
