@@ -24,7 +24,8 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls fn(task, thread) once for every task in [0, num_tasks); thread in [0, num_threads()).
+  // Calls fn(task, thread) once for every task in [0, num_tasks), fewer than 2^31; thread in
+  // [0, num_threads()).
   // Returns when all are done. Each thread has a run of neighbouring tasks, the same at every call
   // with as many, and takes others' last ones when it has done its own: what tasks read side by
   // side streams through one core, and memory that a thread touched first is near it at later

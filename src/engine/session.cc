@@ -16,7 +16,7 @@ constexpr int kMaxThreads = 1024;
 ComputeMode DefaultComputeMode(const Model& model) {
   const auto suits = [](DType dtype) { return dtype == DType::kBF16 || IsQuantised(dtype); };
   const ModelWeights& weights = model.weights();
-  const bool rounded = !weights.converted.empty() && suits(weights.decoded_to);
+  const bool rounded = weights.decoded_to.has_value() && suits(*weights.decoded_to);
   const bool suitable =
       rounded || suits(weights.embedding.dtype()) || suits(weights.lm_head.dtype());
   return suitable && cpu::UsesAvx512Bf16() ? ComputeMode::kBF16 : ComputeMode::kF32;

@@ -57,20 +57,21 @@ class Binder {
     return tensor.present() && IsQuantised(tensor.dtype()) ? Decode(tensor) : tensor;
   }
 
-  ConstTensor Decode(const ConstTensor& w) {
+  ConstTensor Decode(const ConstTensor& w) { return Decode(w, decoded_); }
+  ConstTensor Decode(const ConstTensor& w, DType to) {
     const int64_t rows = w.dim(0), cols = w.dim(1);
-    const int64_t bytes = RowBytes(decoded_, rows * cols);
+    const int64_t bytes = RowBytes(to, rows * cols);
     const auto memory = std::make_shared<uint8_t[]>(bytes);
     std::vector<float> row(cols);
-    std::vector<uint16_t> rounded(decoded_ == DType::kBF16 ? cols : 0);
+    std::vector<uint16_t> rounded(to == DType::kBF16 ? cols : 0);
     for (int64_t i = 0; i < rows; ++i) {
       DequantiseMatrixRow(w, i, 0, cols, row.data());
       for (size_t j = 0; j < rounded.size(); ++j) rounded[j] = F32ToBf16(row[j]);
       const void* from = rounded.empty() ? static_cast<const void*>(row.data()) : rounded.data();
-      std::memcpy(memory.get() + i * RowBytes(decoded_, cols), from, RowBytes(decoded_, cols));
+      std::memcpy(memory.get() + i * RowBytes(to, cols), from, RowBytes(to, cols));
     }
     converted_.push_back({memory, w.data(), bytes});
-    return ConstTensor(memory.get(), decoded_, {rows, cols});
+    return ConstTensor(memory.get(), to, {rows, cols});
   }
 
   std::vector<ConvertedWeight> TakeConverted() { return std::move(converted_); }
@@ -151,8 +152,10 @@ void BindKvB(const MlaShape& s, const std::string& prefix, Binder& binder, MlaWe
     ConstTensor v_b = binder.GetDecoded(prefix + "v_b_proj.weight", {heads * d_v, s.kv_lora_rank});
     if (k_b.present() && v_b.present() && k_b.dtype() != v_b.dtype()) {
       // Attention takes them as one type.
-      if (k_b.dtype() != binder.decoded()) k_b = binder.Decode(k_b);
-      if (v_b.dtype() != binder.decoded()) v_b = binder.Decode(v_b);
+      const bool exact = k_b.dtype() == DType::kF32 || v_b.dtype() == DType::kF32;
+      const DType to = exact ? DType::kF32 : binder.decoded();
+      if (k_b.dtype() != to) k_b = binder.Decode(k_b, to);
+      if (v_b.dtype() != to) v_b = binder.Decode(v_b, to);
     }
     weights.w_uk = HeadRows(k_b, heads, d_n, 0, d_n);
     weights.w_uv = HeadRows(v_b, heads, d_v, 0, d_v);
@@ -314,7 +317,7 @@ Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkp
   ModelWeights weights = BindModel(spec, binder);
   MLA_RETURN_IF_ERROR(binder.Finish());
   weights.converted = binder.TakeConverted();
-  weights.decoded_to = decoded;
+  if (!weights.converted.empty()) weights.decoded_to = decoded;
   return weights;
 }
 

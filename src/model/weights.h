@@ -81,14 +81,15 @@ struct ModelWeights {
   ConstTensor lm_head;     // [vocab, hidden]; the embedding if tied
   std::vector<LayerWeights> layers;
   std::vector<ConvertedWeight> converted;
-  DType decoded_to = DType::kF32;  // of those that were quantised
+  std::optional<DType> decoded_to;  // where BindWeights decoded some
 };
 
 // Finds every tensor that the spec needs. Tensors that are missing, of the wrong shape or of a type
 // that cannot be computed with, and F8_E4M3 weights whose block scales NAME_scale_inv (F32, one per
 // 128 x 128 block) are missing or misshapen, are all listed in one error. Tensors beyond these are
 // ignored. Quantised weights that attention needs as plain floats are decoded to `decoded`: f32, or
-// bf16, which has half of the bytes and is what suits bf16 arithmetic.
+// bf16, which has half of the bytes and is what suits bf16 arithmetic. k_b and v_b of different
+// types are brought to one: `decoded`, but f32 if one of them is.
 Result<ModelWeights> BindWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                  DType decoded = DType::kF32);
 

@@ -75,7 +75,7 @@ TEST(Sm80Plan, Fp8FitsTheDevice) {
     const cuda::sm80::Fp8Plan plan = cuda::sm80::MakeFp8Plan(memory.per_block, memory.per_sm);
     SCOPED_TRACE(memory.device);
     ASSERT_GE(plan.stages, cuda::sm80::kFp8MinStages);
-    EXPECT_LE(plan.stages, cuda::sm80::kMaxStages);
+    EXPECT_LE(plan.stages, cuda::sm80::kFp8MaxStages);
     const size_t bytes = plan.tile.shared_bytes(plan.stages);
     EXPECT_LE(bytes, memory.per_block);
     EXPECT_LE(plan.blocks_per_sm * (bytes + 1024), memory.per_sm);

@@ -274,8 +274,8 @@ TEST_F(LinearTest, EqualBitsForAnyRowsAndThreads) {
   struct Shape {
     int64_t rows, in, out;
   };
-  for (const Shape& s :
-       {Shape{37, 100, 70}, Shape{300, 64, 40}, Shape{13, 300, 1100}, Shape{140, 2100, 21}}) {
+  for (const Shape& s : {Shape{37, 100, 70}, Shape{300, 64, 40}, Shape{13, 300, 1100},
+                         Shape{140, 2100, 21}, Shape{125, 16400, 3}}) {
     for (const DType dtype : kDTypes) {
       const LinearCase c{s.rows, s.in, s.out, dtype, false, false};
       SCOPED_TRACE(c.Name());
@@ -377,7 +377,7 @@ class HeadLinearTest : public LinearTest, public ::testing::WithParamInterface<b
 
 TEST_P(HeadLinearTest, MatchesReferenceOnEveryIsa) {
   int64_t index = 0;
-  for (const int64_t rows : {1, 2, 3, 5, 9, 20}) {
+  for (const int64_t rows : {1, 2, 3, 5, 9, 20, 25, 40}) {
     for (const int64_t in : {1, 7, 12, 20, 24, 33, 128, 2051}) {
       for (const int64_t out : {1, 3, 17, 33, 64, 100, 130}) {
         if (in > 2000 && out != 33) continue;
@@ -406,7 +406,7 @@ TEST_P(HeadLinearTest, MatchesReferenceOnEveryIsa) {
 }
 
 TEST_P(HeadLinearTest, EqualBitsForAnyRowsAndThreads) {
-  const int64_t rows = 23, heads = 3, in = 77, out = 300;
+  const int64_t rows = 37, heads = 3, in = 77, out = 300;
   for (const DType dtype : kDTypes) {
     const TestTensor x = Activation(rows, heads, in);
     const TestTensor w = Weight(dtype, heads, out, in).Fill(random_);

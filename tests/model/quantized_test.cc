@@ -77,6 +77,7 @@ TEST(Fp8Checkpoint, UpProjectionsAreDecodedToWhatIsAskedFor) {
   const Result<std::unique_ptr<Model>> rounded =
       Model::Load(GoldenDir("deepseek_v3_fp8"), DType::kBF16);
   ASSERT_TRUE(rounded.ok()) << rounded.message();
+  EXPECT_EQ((*rounded)->weights().decoded_to, DType::kBF16);
   for (size_t i = 0; i < exact->spec().layers.size(); ++i) {
     const auto& want = std::get<MlaWeights>(exact->weights().layers[i].attention);
     const auto& got = std::get<MlaWeights>((*rounded)->weights().layers[i].attention);

@@ -334,8 +334,9 @@ void RunBlock(const ProductBlock& block, float* scratch) {
 #endif
 
 // Accumulators between panels, interleaved weights, or what many rows take.
-int64_t ScratchFloats(int64_t packed_stride) {
+int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
   const int64_t floats = kPanelFloats > kInterleavedFloats ? kPanelFloats : kInterleavedFloats;
+  if (block_rows < kMinManyRows) return floats;
   const int64_t many = ManyRowsScratchFloats(packed_stride);
   return many > floats ? many : floats;
 }
@@ -358,7 +359,9 @@ constexpr std::string_view kRefusesDType = "takes bf16 weights only";
 }  // namespace
 
 void RunBf16Block(const ProductBlock& block, float* scratch) { RunBlock(block, scratch); }
-int64_t Bf16ScratchFloats(int64_t packed_stride) { return ScratchFloats(packed_stride); }
+int64_t Bf16ScratchFloats(int64_t packed_stride, int64_t block_rows) {
+  return ScratchFloats(packed_stride, block_rows);
+}
 
 std::string_view Avx512Bf16RefusesLinear(const LinearArgs& args, const Context& context) {
   for (const LinearTarget& target : args.targets) {

@@ -11,7 +11,7 @@ namespace mla::cpu {
 
 // Rows of x are bf16, padded with zeros to a multiple of 32. `scratch`: 64-byte aligned.
 void RunBf16Block(const ProductBlock& block, float* scratch);
-int64_t Bf16ScratchFloats(int64_t packed_stride);
+int64_t Bf16ScratchFloats(int64_t packed_stride, int64_t block_rows);
 
 }  // namespace mla::cpu
 

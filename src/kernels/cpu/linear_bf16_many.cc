@@ -146,7 +146,7 @@ class Panel {
 
   // A share of the next panel's weights, so that packing it finds them in the L2 cache.
   void PrefetchNext(int64_t tile, int64_t tiles) const {
-    const int64_t rows = Min(kOuts, out_end_ - o_ - kOuts);
+    const int64_t rows = Max(0, Min(kOuts, out_end_ - o_ - kOuts));
     const int64_t lines = groups_;  // 64 bytes each, of a row
     for (int64_t i = rows * tile / tiles; i < rows * (tile + 1) / tiles; ++i) {
       const auto* from = reinterpret_cast<const char*>(Row(o_ + kOuts + i));

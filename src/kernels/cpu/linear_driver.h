@@ -12,8 +12,11 @@ namespace mla::cpu {
 // The inner kernels of one instruction set. They are called from several threads at once.
 struct LinearBackend {
   int64_t element_size;  // of a packed activation
-  int64_t panel;         // elements of a row that run_block keeps in cache at a time
-  int64_t (*scratch_floats)(int64_t packed_stride);  // that run_block wants per thread
+  // Elements of a row that count for the rows of a block (LinearPlan): those that run_block keeps
+  // in cache at a time, or fewer if it streams them.
+  int64_t panel;
+  // That run_block wants per thread, for blocks of at most so many rows.
+  int64_t (*scratch_floats)(int64_t packed_stride, int64_t block_rows);
   // Writes `rows` rows of `in` floats to `packed`, each padded with zeros to `stride` elements, a
   // multiple of kPackedQuantum; rounded to bf16 if `round` (a backend may always round).
   void (*pack_rows)(const float* x, int64_t x_stride, int64_t rows, int64_t in, bool round,

@@ -49,8 +49,8 @@ struct ProductBlock {
 };
 
 // The blocks of a call and the tasks they are dealt out in. A task is a run of blocks. Blocks of
-// one row range are neighbours: a thread keeps its activations in its L2 cache while the weights
-// stream past.
+// one row range are neighbours: a thread keeps its activations, or as much of them as a kernel
+// needs at a time, in its L2 cache while the weights stream past.
 class LinearPlan {
  public:
   // `products` must outlive the plan. `x_row_bytes` is what a kernel keeps in cache of a packed
@@ -62,6 +62,7 @@ class LinearPlan {
   static constexpr int64_t kXBlockBytes = 256 * 1024;
 
   int64_t num_tasks() const { return num_tasks_; }
+  int64_t block_rows() const { return row_block_; }  // at most
 
   template <typename Fn>  // fn(const ProductBlock&)
   void ForEachBlock(int64_t task, const Fn& fn) const {

@@ -324,9 +324,9 @@ void RunF8Block(const ProductBlock& block, float* scratch) {
   }
 }
 
-int64_t F8ScratchFloats(int64_t packed_stride) {
+int64_t F8ScratchFloats(int64_t packed_stride, int64_t block_rows) {
   const int64_t f8 = kOuts * kPanel / 2 + LinearPlan::kMaxBlockRows * kOuts * 16;
-  return std::max(f8, Bf16ScratchFloats(packed_stride));
+  return std::max(f8, Bf16ScratchFloats(packed_stride, block_rows));
 }
 
 constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kPanel, F8ScratchFloats, PackRows, RunF8Block};

@@ -522,7 +522,7 @@ void PackQuantRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, b
 
 void RunIntegerBlock(const ProductBlock& block, float* scratch) { RunBlockOf(block, scratch); }
 
-int64_t IntegerScratchFloats(int64_t packed_stride) {
+int64_t IntegerScratchFloats(int64_t packed_stride, int64_t /*block_rows*/) {
   const int64_t groups = packed_stride / kGroup;
   return LinearPlan::kMaxBlockRows * kStrip + groups * (2 * kStrip + kGroupWords / 2);
 }

@@ -52,7 +52,7 @@ void PackQuantRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, b
 
 // A block of a product whose weights are of a block type. `scratch`: 64-byte aligned.
 void RunIntegerBlock(const ProductBlock& block, float* scratch);
-int64_t IntegerScratchFloats(int64_t packed_stride);
+int64_t IntegerScratchFloats(int64_t packed_stride, int64_t block_rows);
 
 }  // namespace mla::cpu
 

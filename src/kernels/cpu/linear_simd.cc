@@ -430,7 +430,7 @@ void RunBlock(const ProductBlock& block, float* scratch) {
 }
 
 // Four rows of weights, or parts of them, converted.
-int64_t ScratchFloats(int64_t packed_stride) {
+int64_t ScratchFloats(int64_t packed_stride, int64_t /*block_rows*/) {
   return 4 * (packed_stride > kPartElements ? packed_stride : kPartElements);
 }
 

@@ -35,7 +35,7 @@ extern const MlaDecodeKernel kMlaDecodeSm90;
 extern const MlaDecodeKernel kMlaDecodeSm90Fp8;
 // mma.sync and cp.async: Ampere, Ada, and what came after without its own kernel.
 extern const MlaDecodeKernel kMlaDecodeSm80;
-// The same over FP8 latents, for few rows.
+// The same over FP8 latents.
 extern const MlaDecodeKernel kMlaDecodeSm80Fp8;
 // Plain CUDA for every legal call.
 extern const MlaDecodeKernel kMlaDecodePlain;
