@@ -241,6 +241,18 @@ TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
   }
 }
 
+// That the one sequence of `alone` has the same bits as the first of `together`.
+void ExpectFirstIsAsAlone(DecodeMemory& alone, DecodeMemory& together, const CudaContext& context) {
+  ASSERT_TRUE(alone.Run(context).ok());
+  ASSERT_TRUE(together.Run(context).ok());
+  const DecodeResult a = alone.Results();
+  DecodeResult b = together.Results();
+  b.out.resize(a.out.size());
+  b.lse.resize(a.lse.size());
+  EXPECT_EQ(a.out, b.out) << context.kernel;
+  EXPECT_EQ(a.lse, b.lse) << context.kernel;
+}
+
 TEST_F(MlaDecodeOnDevice, BatchInvariantResultsDoNotDependOnTheBatch) {
   for (const std::string& kernel : Kernels()) {
     DecodeCase alone = Case(16, 2, kDims[0], 64, {5000});
@@ -252,14 +264,7 @@ TEST_F(MlaDecodeOnDevice, BatchInvariantResultsDoNotDependOnTheBatch) {
     CudaContext context;
     context.kernel = kernel;
     context.batch_invariant = true;
-    ASSERT_TRUE(one.Run(context).ok());
-    ASSERT_TRUE(many.Run(context).ok());
-    const DecodeResult a = one.Results();
-    DecodeResult b = many.Results();
-    b.out.resize(a.out.size());
-    b.lse.resize(a.lse.size());
-    EXPECT_EQ(a.out, b.out) << kernel;
-    EXPECT_EQ(a.lse, b.lse) << kernel;
+    ExpectFirstIsAsAlone(one, many, context);
   }
 }
 
@@ -273,14 +278,7 @@ TEST_F(MlaDecodeOnDevice, BatchInvariantChoiceDoesNotDependOnTheBatch) {
     DecodeMemory one(alone), many(together);
     CudaContext context;
     context.batch_invariant = true;
-    ASSERT_TRUE(one.Run(context).ok());
-    ASSERT_TRUE(many.Run(context).ok());
-    const DecodeResult a = one.Results();
-    DecodeResult b = many.Results();
-    b.out.resize(a.out.size());
-    b.lse.resize(a.lse.size());
-    EXPECT_EQ(a.out, b.out);
-    EXPECT_EQ(a.lse, b.lse);
+    ExpectFirstIsAsAlone(one, many, context);
   }
 }
 

@@ -95,6 +95,32 @@ TEST(CheckpointForms, SplitKvBGivesTheSameBits) {
   }
 }
 
+// Brought to one type, but not at the cost of the f32 one's bits.
+TEST(CheckpointForms, AnF32KbBesideABf16VbKeepsItsBits) {
+  EditedCheckpoint checkpoint("deepseek_v3");
+  SplitKvB(checkpoint);
+  for (TensorSource& source : checkpoint.tensors) {
+    if (source.tensor.name.find("k_b_proj") == std::string::npos) continue;
+    std::vector<std::byte> wide(source.tensor.data.size() * 2);
+    for (size_t i = 0; i < wide.size() / 4; ++i) {
+      const float value = 1 + 0x1p-20f * static_cast<float>(i % 1000);
+      std::memcpy(wide.data() + 4 * i, &value, 4);
+    }
+    source.tensor.dtype = StoredDType::kF32;
+    source.tensor.data = checkpoint.Keep(std::move(wide));
+  }
+  const auto model = Model::Load(checkpoint.Write(), DType::kBF16);
+  ASSERT_TRUE(model.ok()) << model.message();
+  for (const LayerWeights& layer : (*model)->weights().layers) {
+    const auto& weights = std::get<MlaWeights>(layer.attention);
+    ASSERT_EQ(weights.w_uk.dtype(), DType::kF32);
+    ASSERT_EQ(weights.w_uv.dtype(), DType::kF32);
+    for (int64_t i = 0; i < weights.w_uk.num_elements(); ++i) {
+      ASSERT_EQ(weights.w_uk.as<float>()[i], 1 + 0x1p-20f * static_cast<float>(i % 1000));
+    }
+  }
+}
+
 TEST(CheckpointForms, F32WeightsGiveTheSameResultAsTheBf16TheyCameFrom) {
   const Golden golden = LoadGolden(GoldenDir("deepseek_v2"));
   EditedCheckpoint checkpoint("deepseek_v2");

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/head_linear/kernel.h"
 #include "kernels/cuda/ptx_sm80.cuh"
 
@@ -192,8 +193,8 @@ template <typename T, int kTokens, bool kInMajor>
 cudaError_t LaunchKernel(const Params& p, int64_t heads, cudaStream_t stream) {
   const auto kernel = Kernel<T, kTokens, kInMajor>;
   constexpr auto kStageBytes = static_cast<int>(sizeof(Stage<T, kTokens>));
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Stages(kTokens) * kStageBytes);
+  const auto error =
+      static_cast<cudaError_t>(AllowAllSharedMemory(reinterpret_cast<const void*>(kernel)));
   if (error != cudaSuccess) return error;
   const int32_t stages = std::clamp((p.in + kIn - 1) / kIn, 1, Stages(kTokens));
   const dim3 grid(static_cast<unsigned>((p.out + kOut - 1) / kOut), static_cast<unsigned>(heads),

@@ -40,6 +40,10 @@ extern const MlaDecodeKernel kMlaDecodeSm80Fp8;
 // Plain CUDA for every legal call.
 extern const MlaDecodeKernel kMlaDecodePlain;
 
+// Whether the code that runs on the current device waits for the kernel before it: code that was
+// compiled from older PTX does not, and must not be started early.
+bool WaitsOnDevice();
+
 }  // namespace mla::cuda
 
 #endif  // MLA_KERNELS_CUDA_MLA_DECODE_KERNEL_H_

@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "kernels/cuda/convert.cuh"
+#include "kernels/cuda/mla_decode/kernel.h"
 #include "kernels/cuda/mla_decode/schedule_kernel.h"
 
 namespace mla::cuda {
@@ -208,8 +209,9 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads,
 #endif
 }
 
-// Whether the code that runs on this device waits for the kernel before it (the condition in
-// MergeKernel): code that was compiled from older PTX does not, and must not be started early.
+}  // namespace
+
+// As the condition in MergeKernel; all kernels are compiled for the same architectures.
 bool WaitsOnDevice() {
   constexpr int kMaxDevices = 64;
   static std::array<std::atomic<int>, kMaxDevices> known{};  // 0: not asked yet, 1: no, 2: yes
@@ -222,6 +224,8 @@ bool WaitsOnDevice() {
   }
   return known[device] == 2;
 }
+
+namespace {
 
 // Groups that share the splits of a unit. How many splits a sequence has is known on the device
 // alone; this goes by their average, but where results must not depend on the batch, by nothing.

@@ -66,11 +66,8 @@ template <typename T, int kStages>
 cudaError_t LaunchKernel(const MlaDecodeParams& params, cudaStream_t stream) {
   const auto kernel = sm80::Fp8DecodeKernel<Shape, T, kStages>;
   constexpr size_t kSharedBytes = Shape::kTile.shared_bytes(kStages);
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(kSharedBytes));
-  if (error != cudaSuccess) return error;
-  cudaFuncAttributes attributes = {};
-  error = cudaFuncGetAttributes(&attributes, kernel);
+  const auto error =
+      static_cast<cudaError_t>(AllowAllSharedMemory(reinterpret_cast<const void*>(kernel)));
   if (error != cudaSuccess) return error;
   const int64_t rows = int64_t{params.s_q} * params.heads;
   cudaLaunchConfig_t config = {};
@@ -83,8 +80,7 @@ cudaError_t LaunchKernel(const MlaDecodeParams& params, cudaStream_t stream) {
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
-  // Code that was compiled from older PTX does not wait for the kernel before it.
-  config.numAttrs = attributes.ptxVersion >= 90 ? 1 : 0;
+  config.numAttrs = WaitsOnDevice() ? 1 : 0;
   const sm80::Launched launched = {kStages, Shape::kTokens / params.page_size,
                                    Shape::kTokens % params.page_size,
                                    params.cache_stride_token == Shape::kTokenBytes};
