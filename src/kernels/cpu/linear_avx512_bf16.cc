@@ -221,69 +221,130 @@ inline __m512bh BroadcastPair(const Bf16Bits* x) {
   return AsBf16(_mm512_set1_epi32(pair));
 }
 
-// Outputs [o, o + 32 * kStrips) of kRows rows, of each strip those in `mask`.
-template <int kRows, int kStrips, typename Weights>
+// The sums of 32 outputs, as they come from weight pairs, to those in `mask` of y.
+inline void StoreInOrder(__m512 low, __m512 high, __mmask32 mask, float* y) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  _mm512_mask_storeu_ps(y, static_cast<__mmask16>(mask), _mm512_permutex2var_ps(low, first, high));
+  _mm512_mask_storeu_ps(y + 16, static_cast<__mmask16>(mask >> 16),
+                        _mm512_permutex2var_ps(low, second, high));
+}
+
+// Outputs [o, o + 32) of kRows rows, of them those in `mask`.
+template <int kRows, typename Weights>
 inline void AxpyTile(const Product& p, int64_t row, int64_t o, __mmask32 mask,
                      const Weights& weights) {
   const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride;
-  __m512 acc[kRows][kStrips][2];
+  __m512 acc[kRows][2];
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kStrips; ++j) acc[m][j][0] = acc[m][j][1] = _mm512_setzero_ps();
-  }
+  for (int m = 0; m < kRows; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
   for (int64_t k = 0; k < p.in; k += 2) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kStrips; ++j) {
-      const WeightPair wk = weights.At(k, j);
+    const WeightPair wk = weights.At(k, 0);
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        const __m512bh xk = BroadcastPair(x + m * p.x_stride + k);
-        acc[m][j][0] = _mm512_dpbf16_ps(acc[m][j][0], wk.low, xk);
-        acc[m][j][1] = _mm512_dpbf16_ps(acc[m][j][1], wk.high, xk);
-      }
+    for (int m = 0; m < kRows; ++m) {
+      const __m512bh xk = BroadcastPair(x + m * p.x_stride + k);
+      acc[m][0] = _mm512_dpbf16_ps(acc[m][0], wk.low, xk);
+      acc[m][1] = _mm512_dpbf16_ps(acc[m][1], wk.high, xk);
     }
   }
-  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
-    float* y = p.y + (row + m) * p.y_stride + o;
-#pragma GCC unroll 4
-    for (int j = 0; j < kStrips; ++j) {
-      const __m512* a = acc[m][j];
-      _mm512_mask_storeu_ps(y + 32 * j, static_cast<__mmask16>(mask),
-                            _mm512_permutex2var_ps(a[0], first, a[1]));
-      _mm512_mask_storeu_ps(y + 32 * j + 16, static_cast<__mmask16>(mask >> 16),
-                            _mm512_permutex2var_ps(a[0], second, a[1]));
-    }
+    StoreInOrder(acc[m][0], acc[m][1], mask, p.y + (row + m) * p.y_stride + o);
   }
 }
 
-template <int kStrips, typename Weights>
+template <typename Weights>
 void AxpyRows(const ProductBlock& block, int64_t o, __mmask32 mask, const Weights& weights) {
   const Product& p = *block.product;
   int64_t row = block.row_begin;
-  if constexpr (kStrips == 1) {
-    for (; row + 8 <= block.row_end; row += 8) AxpyTile<8, 1>(p, row, o, mask, weights);
-  }
-  if constexpr (kStrips <= 2) {
-    for (; row + 4 <= block.row_end; row += 4) AxpyTile<4, kStrips>(p, row, o, mask, weights);
-  }
-  for (; row + 2 <= block.row_end; row += 2) AxpyTile<2, kStrips>(p, row, o, mask, weights);
-  for (; row < block.row_end; ++row) AxpyTile<1, kStrips>(p, row, o, mask, weights);
+  for (; row + 8 <= block.row_end; row += 8) AxpyTile<8>(p, row, o, mask, weights);
+  for (; row + 4 <= block.row_end; row += 4) AxpyTile<4>(p, row, o, mask, weights);
+  for (; row + 2 <= block.row_end; row += 2) AxpyTile<2>(p, row, o, mask, weights);
+  for (; row < block.row_end; ++row) AxpyTile<1>(p, row, o, mask, weights);
 }
 
 constexpr __mmask32 kAllOutputs = 0xffffffffu;
 
-// Few rows: a wide tile, which reads longer runs of each weight row.
-template <int kStrips>
-int64_t AxpyWide(const ProductBlock& block, int64_t o) {
+// Few rows: weight rows pass by in their order, a few at a time, with the sums of all outputs in
+// memory (in the order of WeightPair): tiles that keep theirs in registers would read short runs,
+// 40 % slower. The next rows are asked for as in DotTile.
+constexpr int64_t kStreamOuts = 512;  // whose sums fit the L1 cache for kMostStreamRows
+constexpr int64_t kStreamDepth = 4;   // weight rows at a time
+constexpr int64_t kStreamAhead = 8;   // weight rows
+constexpr int kMostStreamRows = 4;
+
+// Adds the products over [k, k + kDepth), as far as there are any, to sums [kRows, kStreamOuts].
+template <int kRows, int kDepth>
+inline void AddStream(const Product& p, int64_t row, int64_t k, int64_t strips,
+                      const StoredWeights<false>& weights, float* sums) {
+  const auto* x = static_cast<const Bf16Bits*>(p.x) + row * p.x_stride + k;
+  __m512bh xk[kRows][kDepth / 2];
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kDepth / 2; ++i) xk[m][i] = BroadcastPair(x + m * p.x_stride + 2 * i);
+  }
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    __m512 acc[kRows][2];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      float* at = sums + m * kStreamOuts + 32 * strip;
+      acc[m][0] = k == 0 ? _mm512_setzero_ps() : _mm512_load_ps(at);
+      acc[m][1] = k == 0 ? _mm512_setzero_ps() : _mm512_load_ps(at + 16);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < kDepth / 2; ++i) {
+      const WeightPair wk = weights.At(k + 2 * i, static_cast<int>(strip));
+      const Bf16Bits* ahead = weights.w + (k + 2 * i + kStreamAhead) * weights.stride + 32 * strip;
+      Prefetch(ahead);
+      Prefetch(ahead + weights.stride);
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) {
+        acc[m][0] = _mm512_dpbf16_ps(acc[m][0], wk.low, xk[m][i]);
+        acc[m][1] = _mm512_dpbf16_ps(acc[m][1], wk.high, xk[m][i]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      float* at = sums + m * kStreamOuts + 32 * strip;
+      _mm512_store_ps(at, acc[m][0]);
+      _mm512_store_ps(at + 16, acc[m][1]);
+    }
+  }
+}
+
+// All rows of a block, kRows in number, and outputs [o, o + 32 * strips).
+template <int kRows>
+void AxpyStream(const ProductBlock& block, int64_t o, int64_t strips, float* sums) {
   const Product& p = *block.product;
-  for (; o + 32 * kStrips <= block.out_end; o += 32 * kStrips) {
-    const auto* w = static_cast<const Bf16Bits*>(p.w) + o;
-    AxpyRows<kStrips>(block, o, kAllOutputs,
-                      StoredWeights<false>{w, p.w_stride, p.in, kAllOutputs});
+  const StoredWeights<false> weights = {static_cast<const Bf16Bits*>(p.w) + o, p.w_stride, p.in,
+                                        kAllOutputs};
+  int64_t k = 0;
+  for (; k + kStreamDepth <= p.in; k += kStreamDepth) {
+    AddStream<kRows, kStreamDepth>(p, block.row_begin, k, strips, weights, sums);
+  }
+  for (; k < p.in; k += 2) AddStream<kRows, 2>(p, block.row_begin, k, strips, weights, sums);
+  for (int m = 0; m < kRows; ++m) {
+    float* y = p.y + (block.row_begin + m) * p.y_stride + o;
+    for (int64_t strip = 0; strip < strips; ++strip) {
+      const float* at = sums + m * kStreamOuts + 32 * strip;
+      StoreInOrder(_mm512_load_ps(at), _mm512_load_ps(at + 16), kAllOutputs, y + 32 * strip);
+    }
+  }
+}
+
+// Whole strips of a block of few rows; returns where the others begin.
+int64_t AxpyFewRows(const ProductBlock& block, float* sums) {
+  int64_t o = block.out_begin;
+  while (o + 32 <= block.out_end) {
+    const int64_t strips = Min(kStreamOuts, block.out_end - o) / 32;
+    switch (block.row_end - block.row_begin) {
+      case 1: AxpyStream<1>(block, o, strips, sums); break;
+      case 2: AxpyStream<2>(block, o, strips, sums); break;
+      case 3: AxpyStream<3>(block, o, strips, sums); break;
+      default: AxpyStream<kMostStreamRows>(block, o, strips, sums); break;
+    }
+    o += 32 * strips;
   }
   return o;
 }
@@ -292,19 +353,14 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
   const int64_t rows = block.row_end - block.row_begin;
   const bool interleave = rows >= kMinRowsToInterleave && p.in <= kMaxInToInterleave;
-  int64_t o = block.out_begin;
-  if (rows < 4) {
-    o = AxpyWide<4>(block, o);
-  } else if (rows < 8) {
-    o = AxpyWide<2>(block, o);
-  }
+  int64_t o = rows <= kMostStreamRows ? AxpyFewRows(block, scratch) : block.out_begin;
   for (; o < block.out_end; o += 32) {
     const int64_t outs = Min(32, block.out_end - o);
     const __mmask32 mask = outs == 32 ? kAllOutputs : (1u << outs) - 1;
     const StoredWeights<true> stored = {static_cast<const Bf16Bits*>(p.w) + o, p.w_stride, p.in,
                                         mask};
     if (!interleave) {
-      AxpyRows<1>(block, o, mask, stored);
+      AxpyRows(block, o, mask, stored);
       continue;
     }
     auto* strip = reinterpret_cast<Bf16Bits*>(scratch);
@@ -313,7 +369,7 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
       _mm512_store_si512(strip + k * 32, reinterpret_cast<__m512i>(pair.low));
       _mm512_store_si512(strip + k * 32 + 32, reinterpret_cast<__m512i>(pair.high));
     }
-    AxpyRows<1>(block, o, mask, InterleavedWeights{strip});
+    AxpyRows(block, o, mask, InterleavedWeights{strip});
   }
 }
 
@@ -343,7 +399,7 @@ int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 
 // Of a row of x, so that blocks have all the rows that they may: many rows stream past the weights,
 // and the copy of these pays the better the more there are.
-constexpr int64_t kCachedElements = 512;
+constexpr int64_t kCachedElements = 256;
 
 constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats, PackRows,
                                     RunBlock};

@@ -101,12 +101,10 @@ class Panel {
     }
   }
 
-  // All tiles of the packed rows, with the weights of the next panel asked for on the way.
+  // All tiles of the packed rows.
   void Multiply(int64_t row, int64_t end) {
     const uint32_t* x = x_;
-    const int64_t tiles = (end - row + kTileRows - 1) / kTileRows;
-    for (int64_t tile = 0; row < end; ++tile, row += kTileRows) {
-      PrefetchNext(tile, tiles);
+    for (; row < end; row += kTileRows) {
       const int64_t rows = TileRows(end - row);
       switch (rows) {
         case 12: Tile<12>(row, end, x); break;
@@ -141,16 +139,6 @@ class Panel {
       for (int i = 0; i < kSums; ++i) {
         _mm512_mask_storeu_epi32(to + (kPlaceOf[i] * groups_ + g) * rows, mask, pairs[i]);
       }
-    }
-  }
-
-  // A share of the next panel's weights, so that packing it finds them in the L2 cache.
-  void PrefetchNext(int64_t tile, int64_t tiles) const {
-    const int64_t rows = Max(0, Min(kOuts, out_end_ - o_ - kOuts));
-    const int64_t lines = groups_;  // 64 bytes each, of a row
-    for (int64_t i = rows * tile / tiles; i < rows * (tile + 1) / tiles; ++i) {
-      const auto* from = reinterpret_cast<const char*>(Row(o_ + kOuts + i));
-      for (int64_t line = 0; line < lines; ++line) _mm_prefetch(from + 64 * line, _MM_HINT_T1);
     }
   }
 

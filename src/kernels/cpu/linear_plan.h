@@ -57,7 +57,7 @@ class LinearPlan {
   // row.
   LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num_threads);
 
-  static constexpr int64_t kMaxBlockRows = 256;
+  static constexpr int64_t kMaxBlockRows = 512;
   // Half of a 512 KiB L2 cache for the activations of a block; the rest for weights on their way.
   static constexpr int64_t kXBlockBytes = 256 * 1024;
 
