@@ -99,7 +99,13 @@ constexpr Case kF8Cases[] = {{3, 130, 140, true},
                              {1, 1, 3},
                              {7, 1111, 5},
                              {2, 300, 9, false, true, 127, 64},
-                             {5, 77, 6, false, false, 3, 51}};
+                             {5, 77, 6, false, false, 3, 51},
+                             // Many rows: partial tiles and panels; more rows than fit a block, or
+                             // than are copied at a time.
+                             {9, 200, 35, true},
+                             {40, 1111, 70, true, true, 3, 32},
+                             {530, 160, 33},
+                             {130, 16400, 3}};
 // Blocks of 32: rows that are no whole chunks of 16 groups, more and fewer than one.
 constexpr Case kSmallBlockCases[] = {
     {1, 32, 3},    {7, 32, 17, true}, {1, 96, 33},   {4, 96, 18},        {2, 544, 5, true},

@@ -22,7 +22,6 @@ inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t kGroup = 32;  // elements along k: a pair for each of the sums
 constexpr int kSums = 16;
 constexpr int kOuts = 32;                     // of a panel: two vectors
-constexpr int kTileRows = 12;                 // with two vectors each: 24 accumulators
 constexpr int kRowStep = 3;                   // tiles at the end of a block have a multiple of it
 constexpr int64_t kMaxXFloats = 1024 * 1024;  // copied rows that pass by a panel: L3 cache
 
@@ -47,19 +46,32 @@ struct PairColumns {
   }
 };
 
-// Outputs [o, o + kOuts) of a product, and a block's rows of x.
+// Outputs [o, o + kOuts) of a product, and a block's rows of x. kScaled: the weights are decoded,
+// and each run of products is scaled (see ScaleRun).
+template <bool kScaled>
 class Panel {
  public:
-  Panel(const Product& p, int64_t out_end, float* scratch)
-      : p_(p), out_end_(out_end), groups_((p.in + kGroup - 1) / kGroup) {
+  // `decode`: null unless kScaled.
+  Panel(const Product& p, int64_t out_end, DecodeWeights decode, float* scratch)
+      : p_(p), out_end_(out_end), groups_((p.in + kGroup - 1) / kGroup), decode_(decode) {
     tree_ = scratch;
     weights_ = reinterpret_cast<uint32_t*>(tree_ + kTreeLevels * kTileRows * kOuts);
     x_ = weights_ + kSums * PanelPitch(groups_);
+    if constexpr (!kScaled) return;
+    decoded_ = reinterpret_cast<Bf16Bits*>(x_ + RowsAtOnce(groups_) * groups_ * kSums);
+    scales_ = reinterpret_cast<float*>(decoded_ + kDecodedRows * kDecodedColumns);
+    run_ends_ = reinterpret_cast<int32_t*>(scales_ + (groups_ + 1) * kOuts);
+    for (ScaleRun run(p); run.exists(); run.Next()) {
+      run_ends_[runs_++] = static_cast<int32_t>((run.end + kGroup - 1) / kGroup);
+    }
   }
 
   static int64_t ScratchFloats(int64_t groups) {
-    return kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
-           RowsAtOnce(groups) * groups * kSums;
+    const int64_t floats = kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
+                           RowsAtOnce(groups) * groups * kSums;
+    // A run has a group at least.
+    return kScaled ? floats + kDecodedRows * kDecodedColumns / 2 + (groups + 1) * (kOuts + 1)
+                   : floats;
   }
   static int64_t RowsAtOnce(int64_t groups) {
     const int64_t rows = kMaxXFloats / Max(groups * kSums, 1);
@@ -82,22 +94,18 @@ class Panel {
     o_ = o;
     const int64_t outs = Min(kOuts, out_end_ - o);
     for (int half = 0; half < 2; ++half) {
-      PairColumns columns;
-      for (int64_t n = 0; n < 16; ++n) columns.row[n] = Row(o + Min(16 * half + n, outs - 1));
-      for (int64_t g = 0; g < groups_; ++g) {
-        const int64_t left = p_.in - g * kGroup;
-        const __mmask32 mask = left >= kGroup ? ~__mmask32{0} : (1u << left) - 1;
-        __m512i pairs[16];
-        columns.Get(g * kGroup, mask, pairs);
-        uint32_t* to = weights_ + (2 * g + half) * 16;
-#pragma GCC unroll 16
-        for (int i = 0; i < kSums; ++i) {
-          _mm512_store_si512(to + kPlaceOf[i] * PanelPitch(groups_), pairs[i]);
-        }
-      }
+      const int64_t first = Min(16 * half, outs - 1);  // past the end: the last output once more
+      PackHalf(o + first, Min(16, outs - first), weights_ + 16 * half);
     }
     for (int64_t n = 0; n < kOuts; ++n) {
       bias_[n] = p_.bias != nullptr && n < outs ? BiasAt(p_, o + n) : 0;
+    }
+    if constexpr (!kScaled) return;
+    const BlockScales& of = p_.w_scales;
+    for (int64_t n = 0; n < kOuts; ++n) {
+      const float* row = of.data + (of.row0 + o + Min(n, outs - 1)) / of.rows * of.stride;
+      const int64_t first = of.col0 / of.cols;
+      for (int64_t run = 0; run < runs_; ++run) scales_[run * kOuts + n] = row[first + run];
     }
   }
 
@@ -106,22 +114,50 @@ class Panel {
     const uint32_t* x = x_;
     for (; row < end; row += kTileRows) {
       const int64_t rows = TileRows(end - row);
-      switch (rows) {
-        case 12: Tile<12>(row, end, x); break;
-        case 9: Tile<9>(row, end, x); break;
-        case 6: Tile<6>(row, end, x); break;
-        default: Tile<3>(row, end, x); break;
+      if constexpr (!kScaled) {
+        if (rows == 12) Tile<12>(row, end, x);
+        if (rows == 9) Tile<9>(row, end, x);
       }
+      if (rows == 6) Tile<6>(row, end, x);
+      if (rows == 3) Tile<3>(row, end, x);
       x += rows * groups_ * kSums;
     }
   }
 
  private:
+  // With two vectors each, 24 accumulators: those of a run and of the runs before it, if kScaled.
+  static constexpr int kTileRows = kScaled ? 6 : 12;
+  static constexpr int64_t kDecodedRows = 16;
+
   static int64_t TileRows(int64_t left) {
     return left >= kTileRows ? kTileRows : (left + kRowStep - 1) / kRowStep * kRowStep;
   }
   const Bf16Bits* Row(int64_t o) const {
     return static_cast<const Bf16Bits*>(p_.w) + o * p_.w_stride;
+  }
+
+  // 16 outputs, of which `outs` exist.
+  void PackHalf(int64_t o, int64_t outs, uint32_t* to) {
+    const int64_t step = kScaled ? kDecodedColumns : Max(p_.in, 1);
+    for (int64_t begin = 0; begin < p_.in; begin += step) {
+      const int64_t end = Min(begin + step, p_.in);
+      PairColumns columns;
+      for (int64_t n = 0; n < 16; ++n) {
+        columns.row[n] =
+            kScaled ? decoded_ + n * kDecodedColumns - begin : Row(o + Min(n, outs - 1));
+      }
+      if constexpr (kScaled) decode_(p_, o, outs, begin, end - begin, decoded_);
+      for (int64_t k = begin; k < end; k += kGroup) {
+        const int64_t left = end - k;
+        const __mmask32 mask = left >= kGroup ? ~__mmask32{0} : (1u << left) - 1;
+        __m512i pairs[16];
+        columns.Get(k, mask, pairs);
+#pragma GCC unroll 16
+        for (int i = 0; i < kSums; ++i) {
+          _mm512_store_si512(to + k + kPlaceOf[i] * PanelPitch(groups_), pairs[i]);
+        }
+      }
+    }
   }
 
   // `rows`: those of the tile, of which `present` exist; the last one stands for the others.
@@ -149,7 +185,11 @@ class Panel {
     const uint32_t* w = weights_;
     float* const tree = tree_;
     for (int t = 0; t < kSums; ++t, x += groups * kRows, w += PanelPitch(groups)) {
-      Sum<kRows>(x, w, groups, acc);
+      if constexpr (kScaled) {
+        ScaledSum<kRows>(x, w, acc);
+      } else {
+        Sum<kRows>(x, w, groups, acc);
+      }
       switch (__builtin_ctz(~static_cast<unsigned>(t))) {  // results that end with this one
         case 0: AddUp<0>(tree, acc); break;
         case 1: AddUp<1>(tree, acc); break;
@@ -180,6 +220,29 @@ class Panel {
         acc[r][0] = _mm512_dpbf16_ps(acc[r][0], xk, w0);
         acc[r][1] = _mm512_dpbf16_ps(acc[r][1], xk, w1);
       }
+    }
+  }
+
+  // The same, with the sum of each run scaled before it is added.
+  template <int kRows>
+  inline void ScaledSum(const uint32_t* x, const uint32_t* w, __m512 (&acc)[kRows][2]) const {
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    int64_t begin = 0;
+    for (int64_t run = 0; run < runs_; ++run) {
+      const int64_t end = run_ends_[run];
+      __m512 of_run[kRows][2];
+      Sum<kRows>(x + begin * kRows, w + begin * kOuts, end - begin, of_run);
+      const float* at = scales_ + run * kOuts;
+      const __m512 scales[2] = {_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)};
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          acc[r][j] = _mm512_fmadd_ps(of_run[r][j], scales[j], acc[r][j]);
+        }
+      }
+      begin = end;
     }
   }
 
@@ -215,24 +278,21 @@ class Panel {
 
   const Product& p_;
   const int64_t out_end_, groups_;
-  int64_t o_ = 0;
+  const DecodeWeights decode_;
+  int64_t o_ = 0, runs_ = 0;
   float* tree_;        // [level][kTileRows][kOuts]
   uint32_t* weights_;  // of the panel
   uint32_t* x_;
+  Bf16Bits* decoded_ = nullptr;  // [kDecodedRows, kDecodedColumns]
+  float* scales_ = nullptr;      // [run][kOuts]
+  int32_t* run_ends_ = nullptr;  // groups
   alignas(64) float bias_[kOuts];
 };
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-}  // namespace
-
-void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
-  Panel panel(*block.product, block.out_end, scratch);
-  const int64_t at_once = Panel::RowsAtOnce((block.product->in + kGroup - 1) / kGroup);
+template <bool kScaled>
+void RunManyRows(const ProductBlock& block, DecodeWeights decode, float* scratch) {
+  Panel<kScaled> panel(*block.product, block.out_end, decode, scratch);
+  const int64_t at_once = Panel<kScaled>::RowsAtOnce((block.product->in + kGroup - 1) / kGroup);
   for (int64_t row = block.row_begin; row < block.row_end; row += at_once) {
     const int64_t end = Min(row + at_once, block.row_end);
     panel.PackX(row, end);
@@ -243,8 +303,26 @@ void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
   }
 }
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+}  // namespace
+
+void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
+  RunManyRows<false>(block, nullptr, scratch);
+}
+void RunManyRowsScaled(const ProductBlock& block, DecodeWeights decode, float* scratch) {
+  RunManyRows<true>(block, decode, scratch);
+}
+
 int64_t ManyRowsScratchFloats(int64_t packed_stride) {
-  return Panel::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
+  return Panel<false>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
+}
+int64_t ManyRowsScaledScratchFloats(int64_t packed_stride) {
+  return Panel<true>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
 }
 
 }  // namespace mla::cpu

@@ -45,7 +45,9 @@ void RunProducts(const LinearBackend& backend, std::span<Product> products, cons
   const int num_threads = NumThreads(context.threads);
   const int64_t panel_bytes = std::min(x.stride, backend.panel) * x.element_size;
   const LinearPlan plan(products, panel_bytes, num_threads);
-  const int64_t scratch_size = backend.scratch_floats(x.stride, plan.block_rows());
+  constexpr int64_t kLineFloats = 16;  // each thread's begins with a cache line
+  const int64_t scratch_size =
+      CeilDiv(backend.scratch_floats(x.stride, plan.block_rows()), kLineFloats) * kLineFloats;
   float* scratch = workspace->Allocate<float>(scratch_size * num_threads);
   ParallelFor(context.threads, plan.num_tasks(), [&](int64_t task, int thread) {
     plan.ForEachBlock(task, [&](const ProductBlock& block) {

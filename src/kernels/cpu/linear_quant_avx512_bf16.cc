@@ -4,8 +4,8 @@
 // weights it becomes two.
 //
 // The numbers of F8E4M3 are exact in bf16. A run of products that share a scale is a chain of
-// VDPBF16PS; its 16 partial sums are then scaled and added in fp32. An output is summed in one
-// order whatever the tile it falls into.
+// VDPBF16PS; its 16 partial sums are then scaled and added in fp32. Many rows are multiplied by
+// linear_bf16_many.h, to the same bits.
 #include <algorithm>
 #include <span>
 #include <vector>
@@ -18,15 +18,14 @@
 
 #include "kernels/cpu/avx512_bf16.h"
 #include "kernels/cpu/linear_bf16_block.h"
+#include "kernels/cpu/linear_bf16_many.h"
 #include "kernels/cpu/linear_quant_vnni.h"
 
 namespace mla::cpu {
 namespace {
 
-constexpr int64_t kPanel = 1024;  // elements of a row decoded at a time
-constexpr int64_t kGroup = 32;    // block scales begin at multiples of it
+constexpr int64_t kGroup = 32;  // block scales begin at multiples of it
 constexpr int kOuts = 4;
-constexpr int kTileRows = 3;
 // Up to so many rows of x, weights are decoded in registers as they pass.
 constexpr int64_t kMaxStreamedRows = 8;
 
@@ -48,12 +47,6 @@ struct F8Table {
   }
 };
 constexpr F8Table kF8Table;
-
-// The part [begin, end) of the sums over k. Accumulators wait in memory between two panels.
-struct Panel {
-  int64_t begin, end;
-  bool first, last;
-};
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                \
@@ -92,39 +85,15 @@ inline __mmask64 FirstOf64(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmas
 struct Weights {
   const uint8_t* codes[kOuts];  // past the end: the last row once more
   const float* scales[kOuts];
-  int64_t col0, cols;
 
   // Rows o, o + step, ...
-  Weights(const Product& p, int64_t o, int64_t step, int64_t outs)
-      : col0(p.w_scales.col0), cols(p.w_scales.cols) {
+  Weights(const Product& p, int64_t o, int64_t step, int64_t outs) {
     for (int64_t n = 0; n < kOuts; ++n) {
       const int64_t row = o + step * Min(n, outs - 1);
       codes[n] = static_cast<const uint8_t*>(p.w) + row * p.w_stride;
       scales[n] = p.w_scales.data + (p.w_scales.row0 + row) / p.w_scales.rows * p.w_scales.stride;
     }
   }
-};
-
-// The runs of a row in turn: a run ends with its scale, or with the panel.
-struct Run {
-  int64_t begin, end, scale;  // `scale`: index into Weights::scales
-  int64_t scale_end;
-
-  Run(const Product& p, const Weights& w, int64_t k) : begin(k), scale((w.col0 + k) / w.cols) {
-    scale_end = (scale + 1) * w.cols - w.col0;
-    SetEnd(p);
-  }
-  void Next(const Product& p, const Weights& w) {
-    begin = end;
-    if (begin == scale_end) {
-      ++scale;
-      scale_end += w.cols;
-    }
-    SetEnd(p);
-  }
-
- private:
-  void SetEnd(const Product& p) { end = Min(Min(scale_end, (begin / kPanel + 1) * kPanel), p.in); }
 };
 
 template <int kRows>
@@ -191,7 +160,7 @@ void StreamedTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_
   __m512 acc[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) acc[i] = _mm512_setzero_ps();
-  for (Run run(p, w, 0); run.begin < p.in; run.Next(p, w)) {
+  for (ScaleRun run(p); run.exists(); run.Next()) {
     __m512 sums[kRows][kOuts];
 #pragma GCC unroll 2
     for (int m = 0; m < kRows; ++m) {
@@ -203,73 +172,25 @@ void StreamedTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_
       StreamStep<kRows, true>(w, decode, x, k, 0, sums);
     }
     if (k < run.end) StreamStep<kRows, false>(w, decode, x, k, FirstOf64(run.end - k), sums);
-    AddRun<kRows>(w, run.scale, sums, acc);
+    AddRun<kRows>(w, run.index, sums, acc);
   }
   StoreTile<kRows>(p, row, o, step, outs, acc);
 }
 
-// Many rows: codes are decoded once into the L1 cache, a panel of [kOuts, kPanel].
-void DecodePanel(const Weights& w, const Panel& panel, Bf16Bits* to) {
+// DecodeWeights of linear_bf16_many.h.
+void DecodeCodes(const Product& p, int64_t o, int64_t outs, int64_t k, int64_t count,
+                 Bf16Bits* to) {
   const F8Decoder decode;
-  for (int n = 0; n < kOuts; ++n) {
-    for (int64_t k = panel.begin; k < panel.end; k += 64) {
+  for (int64_t n = 0; n < 16; ++n) {
+    const auto* codes = static_cast<const uint8_t*>(p.w) + (o + Min(n, outs - 1)) * p.w_stride + k;
+    for (int64_t i = 0; i < count; i += 64) {
       __m512bh first, second;
-      decode(_mm512_maskz_loadu_epi8(FirstOf64(panel.end - k), w.codes[n] + k), first, second);
-      Bf16Bits* at = to + n * kPanel + k - panel.begin;
-      _mm512_store_si512(at, reinterpret_cast<__m512i>(first));
-      _mm512_store_si512(at + 32, reinterpret_cast<__m512i>(second));
+      decode(_mm512_maskz_loadu_epi8(FirstOf64(count - i), codes + i), first, second);
+      Bf16Bits* at = to + n * kDecodedColumns + i;
+      _mm512_storeu_si512(at, reinterpret_cast<__m512i>(first));
+      _mm512_storeu_si512(at + 32, reinterpret_cast<__m512i>(second));
     }
   }
-}
-
-// The products of groups [k, k + kGroup), ..., kSteps of them. `decoded`: of element k.
-template <int kRows, int kSteps>
-inline void PanelSteps(const Bf16Bits* decoded, const Bf16Bits* const (&x)[kRows], int64_t k,
-                       __m512 (&sums)[kRows][kOuts]) {
-#pragma GCC unroll 4
-  for (int step = 0; step < kSteps; ++step) {
-    __m512bh wk[kOuts];
-#pragma GCC unroll 4
-    for (int n = 0; n < kOuts; ++n) wk[n] = LoadBf16(decoded + n * kPanel + step * kGroup);
-#pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      const __m512bh xk = LoadBf16(x[m] + k + step * kGroup);
-#pragma GCC unroll 4
-      for (int n = 0; n < kOuts; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xk, wk[n]);
-    }
-  }
-}
-
-// `memory`: [kRows, kOuts, 16].
-template <int kRows>
-void PanelTile(const Product& p, const Weights& w, const Panel& panel, const Bf16Bits* decoded,
-               int64_t row, int64_t o, float* memory) {
-  const Bf16Bits* x[kRows];
-  for (int m = 0; m < kRows; ++m) x[m] = XRow(p, row + m);
-  __m512 acc[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    const bool waits = i < kRows * kOuts && !panel.first;
-    acc[i] = waits ? _mm512_load_ps(memory + 16 * i) : _mm512_setzero_ps();
-  }
-  for (Run run(p, w, panel.begin); run.begin < panel.end; run.Next(p, w)) {
-    __m512 sums[kRows][kOuts];
-#pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-      for (int n = 0; n < kOuts; ++n) sums[m][n] = _mm512_setzero_ps();
-    }
-    const Bf16Bits* of_run = decoded - panel.begin;
-    int64_t k = run.begin;
-    for (; k + 4 * kGroup <= run.end; k += 4 * kGroup) {
-      PanelSteps<kRows, 4>(of_run + k, x, k, sums);
-    }
-    for (; k < run.end; k += kGroup) PanelSteps<kRows, 1>(of_run + k, x, k, sums);
-    AddRun<kRows>(w, run.scale, sums, acc);
-  }
-  if (panel.last) return StoreTile<kRows>(p, row, o, 1, Min(kOuts, p.out - o), acc);
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows * kOuts; ++i) _mm512_store_ps(memory + 16 * i, acc[i]);
 }
 
 // The four outputs of a tile are far apart: each is part of a stream of its own through the
@@ -286,28 +207,6 @@ void StreamedBlock(const ProductBlock& block) {
   }
 }
 
-// `scratch`: a decoded panel, then sums [LinearPlan::kMaxBlockRows, kOuts, 16].
-void PanelBlock(const ProductBlock& block, float* scratch) {
-  const Product& p = *block.product;
-  auto* decoded = reinterpret_cast<Bf16Bits*>(scratch);
-  float* sums = scratch + kOuts * kPanel / 2;
-  for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
-    const Weights w(p, o, 1, Min(kOuts, p.out - o));
-    for (int64_t k = 0; k < p.in || k == 0; k += kPanel) {
-      const Panel panel = {k, Min(k + kPanel, p.in), k == 0, k + kPanel >= p.in};
-      DecodePanel(w, panel, decoded);
-      int64_t row = block.row_begin;
-      for (; row + kTileRows <= block.row_end; row += kTileRows) {
-        PanelTile<kTileRows>(p, w, panel, decoded, row, o,
-                             sums + (row - block.row_begin) * kOuts * 16);
-      }
-      float* at = sums + (row - block.row_begin) * kOuts * 16;
-      if (block.row_end - row == 2) PanelTile<2>(p, w, panel, decoded, row, o, at);
-      if (block.row_end - row == 1) PanelTile<1>(p, w, panel, decoded, row, o, at);
-    }
-  }
-}
-
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -320,20 +219,23 @@ void RunF8Block(const ProductBlock& block, float* scratch) {
   } else if (block.row_end - block.row_begin <= kMaxStreamedRows) {
     StreamedBlock(block);
   } else {
-    PanelBlock(block, scratch);
+    RunManyRowsScaled(block, DecodeCodes, scratch);
   }
 }
 
 int64_t F8ScratchFloats(int64_t packed_stride, int64_t block_rows) {
-  const int64_t f8 = kOuts * kPanel / 2 + LinearPlan::kMaxBlockRows * kOuts * 16;
-  return std::max(f8, Bf16ScratchFloats(packed_stride, block_rows));
+  const int64_t bf16 = Bf16ScratchFloats(packed_stride, block_rows);
+  if (block_rows <= kMaxStreamedRows) return bf16;
+  return std::max(bf16, ManyRowsScaledScratchFloats(packed_stride));
 }
 
-constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kPanel, F8ScratchFloats, PackRows, RunF8Block};
+// So that blocks have all the rows that they may, as for bf16.
+constexpr int64_t kF8Panel = 256;
+constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel, F8ScratchFloats, PackRows, RunF8Block};
 
 // Activations stream past weights that are turned around once per block: the more rows share that
 // the better, and few of them need be in cache.
-constexpr int64_t kIntegerPanel = 128;
+constexpr int64_t kIntegerPanel = 192;
 constexpr LinearBackend kIntegers = {PackedQuantRow::kElementSize, kIntegerPanel,
                                      IntegerScratchFloats, PackQuantRows, RunIntegerBlock};
 
