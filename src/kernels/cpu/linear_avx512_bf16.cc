@@ -376,7 +376,7 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
 void RunBlock(const ProductBlock& block, float* scratch) {
   if (block.product->w_out_unit) {
     AxpyBlock(block, scratch);
-  } else if (block.row_end - block.row_begin >= kMinManyRows) {
+  } else if (block.product->x_tiles != nullptr) {
     RunManyRowsBf16(block, scratch);
   } else {
     DotBlock(block, scratch);
@@ -399,10 +399,10 @@ int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 
 // Of a row of x, so that blocks have all the rows that they may: many rows stream past the weights,
 // and the copy of these pays the better the more there are.
-constexpr int64_t kCachedElements = 256;
+constexpr int64_t kCachedElements = 240;
 
-constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats, PackRows,
-                                    RunBlock};
+constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats,   PackRows,
+                                    RunBlock,         HasManyRowsBf16, PackManyRowsTile};
 
 std::string_view Refuses(const Context& context) {
   if (!UsesAvx512Bf16()) return "needs AVX512_BF16";

@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 
 #include "kernels/cpu/avx512_bf16.h"
+#include "kernels/cpu/linear_driver.h"
 
 namespace mla::cpu {
 namespace {
@@ -21,9 +22,10 @@ inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 constexpr int64_t kGroup = 32;  // elements along k: a pair for each of the sums
 constexpr int kSums = 16;
-constexpr int kOuts = 32;                     // of a panel: two vectors
-constexpr int kRowStep = 3;                   // tiles at the end of a block have a multiple of it
-constexpr int64_t kMaxXFloats = 1024 * 1024;  // copied rows that pass by a panel: L3 cache
+constexpr int kOuts = 32;  // of a panel: two vectors
+constexpr int kTileRows = LinearBackend::kTileRows;
+constexpr int kRowStep = 3;                   // the last rows of a block are rounded up to it
+constexpr int64_t kMaxXFloats = 1024 * 1024;  // of the rows that pass by a panel: L3 cache
 
 // The tree of SumLanes adds sums 0 and 8, then these to 4 and 12, ...: computed in that order, two
 // neighbouring results can be added as soon as both are there. Where the sum of each pair stands:
@@ -46,8 +48,27 @@ struct PairColumns {
   }
 };
 
-// Outputs [o, o + kOuts) of a product, and a block's rows of x. kScaled: the weights are decoded,
-// and each run of products is scaled (see ScaleRun).
+// A tile of x: [sum][group][kTileRows].
+void PackTile(const Product& p, int64_t tile, uint32_t* to) {
+  const int64_t groups = (p.in + kGroup - 1) / kGroup;
+  const int64_t row = tile * kTileRows, present = Min(kTileRows, p.rows - row);
+  PairColumns columns;
+  for (int64_t r = 0; r < 16; ++r) {  // the last one stands for those that do not exist
+    columns.row[r] = static_cast<const Bf16Bits*>(p.x) + (row + Min(r, present - 1)) * p.x_stride;
+  }
+  constexpr __mmask16 kRows = (1u << kTileRows) - 1;
+  for (int64_t g = 0; g < groups; ++g) {
+    __m512i pairs[16];
+    columns.Get(g * kGroup, ~__mmask32{0}, pairs);
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) {
+      _mm512_mask_storeu_epi32(to + (kPlaceOf[i] * groups + g) * kTileRows, kRows, pairs[i]);
+    }
+  }
+}
+
+// Outputs [o, o + kOuts) of a product. kScaled: the weights are decoded, and each run of products
+// is scaled (see ScaleRun).
 template <bool kScaled>
 class Panel {
  public:
@@ -56,38 +77,23 @@ class Panel {
       : p_(p), out_end_(out_end), groups_((p.in + kGroup - 1) / kGroup), decode_(decode) {
     tree_ = scratch;
     weights_ = reinterpret_cast<uint32_t*>(tree_ + kTreeLevels * kTileRows * kOuts);
-    x_ = weights_ + kSums * PanelPitch(groups_);
     if constexpr (!kScaled) return;
-    decoded_ = reinterpret_cast<Bf16Bits*>(x_ + RowsAtOnce(groups_) * groups_ * kSums);
+    decoded_ = reinterpret_cast<Bf16Bits*>(weights_ + kSums * PanelPitch(groups_));
     scales_ = reinterpret_cast<float*>(decoded_ + kDecodedRows * kDecodedColumns);
-    run_ends_ = reinterpret_cast<int32_t*>(scales_ + (groups_ + 1) * kOuts);
+    run_ends_ = reinterpret_cast<int32_t*>(scales_ + groups_ * kOuts);
     for (ScaleRun run(p); run.exists(); run.Next()) {
       run_ends_[runs_++] = static_cast<int32_t>((run.end + kGroup - 1) / kGroup);
     }
   }
 
+  // Of both kinds. A run has a group at least.
   static int64_t ScratchFloats(int64_t groups) {
-    const int64_t floats = kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
-                           RowsAtOnce(groups) * groups * kSums;
-    // A run has a group at least.
-    return kScaled ? floats + kDecodedRows * kDecodedColumns / 2 + (groups + 1) * (kOuts + 1)
-                   : floats;
+    return kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
+           kDecodedRows * kDecodedColumns / 2 + groups * (kOuts + 1);
   }
-  static int64_t RowsAtOnce(int64_t groups) {
-    const int64_t rows = kMaxXFloats / Max(groups * kSums, 1);
-    const int64_t most = LinearPlan::kMaxBlockRows / kTileRows * kTileRows + kTileRows;
-    return Max(kTileRows, Min(rows, most) / kTileRows * kTileRows);
-  }
-
-  // Tiles of rows [row, end): each [sum][group][its rows].
-  void PackX(int64_t row, int64_t end) {
-    uint32_t* to = x_;
-    while (row < end) {
-      const int64_t rows = TileRows(end - row);
-      PackTile(row, Min(rows, end - row), rows, to);
-      to += rows * groups_ * kSums;
-      row += kTileRows;
-    }
+  int64_t RowsAtOnce() const {
+    const int64_t rows = kMaxXFloats / Max(groups_ * kSums, 1);
+    return Max(kTileRows, rows / kTileRows * kTileRows);
   }
 
   void PackWeights(int64_t o) {
@@ -109,29 +115,27 @@ class Panel {
     }
   }
 
-  // All tiles of the packed rows.
+  // Of rows [row, end).
   void Multiply(int64_t row, int64_t end) {
-    const uint32_t* x = x_;
-    for (; row < end; row += kTileRows) {
-      const int64_t rows = TileRows(end - row);
+    const auto* tiles = static_cast<const uint32_t*>(p_.x_tiles);
+    for (; row < end; row += kRowsTogether) {
+      const int64_t of_tile = row % kTileRows;
+      const uint32_t* x = tiles + (row - of_tile) * groups_ * kSums + of_tile;
+      const int64_t rows = Min((end - row + kRowStep - 1) / kRowStep * kRowStep, kRowsTogether);
       if constexpr (!kScaled) {
         if (rows == 12) Tile<12>(row, end, x);
         if (rows == 9) Tile<9>(row, end, x);
       }
       if (rows == 6) Tile<6>(row, end, x);
       if (rows == 3) Tile<3>(row, end, x);
-      x += rows * groups_ * kSums;
     }
   }
 
  private:
   // With two vectors each, 24 accumulators: those of a run and of the runs before it, if kScaled.
-  static constexpr int kTileRows = kScaled ? 6 : 12;
+  static constexpr int kRowsTogether = kScaled ? kTileRows / 2 : kTileRows;
   static constexpr int64_t kDecodedRows = 16;
 
-  static int64_t TileRows(int64_t left) {
-    return left >= kTileRows ? kTileRows : (left + kRowStep - 1) / kRowStep * kRowStep;
-  }
   const Bf16Bits* Row(int64_t o) const {
     return static_cast<const Bf16Bits*>(p_.w) + o * p_.w_stride;
   }
@@ -160,31 +164,13 @@ class Panel {
     }
   }
 
-  // `rows`: those of the tile, of which `present` exist; the last one stands for the others.
-  void PackTile(int64_t row, int64_t present, int64_t rows, uint32_t* to) const {
-    PairColumns columns;
-    for (int64_t r = 0; r < 16; ++r) {
-      columns.row[r] =
-          static_cast<const Bf16Bits*>(p_.x) + (row + Min(r, present - 1)) * p_.x_stride;
-    }
-    const auto mask = static_cast<__mmask16>((1u << rows) - 1);
-    for (int64_t g = 0; g < groups_; ++g) {
-      __m512i pairs[16];
-      columns.Get(g * kGroup, ~__mmask32{0}, pairs);
-#pragma GCC unroll 16
-      for (int i = 0; i < kSums; ++i) {
-        _mm512_mask_storeu_epi32(to + (kPlaceOf[i] * groups_ + g) * rows, mask, pairs[i]);
-      }
-    }
-  }
-
   template <int kRows>
   void Tile(int64_t row, int64_t end, const uint32_t* x) {
     __m512 acc[kRows][2];
     const int64_t groups = groups_;
     const uint32_t* w = weights_;
     float* const tree = tree_;
-    for (int t = 0; t < kSums; ++t, x += groups * kRows, w += PanelPitch(groups)) {
+    for (int t = 0; t < kSums; ++t, x += groups * kTileRows, w += PanelPitch(groups)) {
       if constexpr (kScaled) {
         ScaledSum<kRows>(x, w, acc);
       } else {
@@ -212,7 +198,7 @@ class Panel {
                          __m512 (&acc)[kRows][2]) {
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; ++g, x += kRows, w += kOuts) {
+    for (int64_t g = 0; g < groups; ++g, x += kTileRows, w += kOuts) {
       const __m512bh w0 = AsBf16(_mm512_load_si512(w)), w1 = AsBf16(_mm512_load_si512(w + 16));
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
@@ -232,7 +218,7 @@ class Panel {
     for (int64_t run = 0; run < runs_; ++run) {
       const int64_t end = run_ends_[run];
       __m512 of_run[kRows][2];
-      Sum<kRows>(x + begin * kRows, w + begin * kOuts, end - begin, of_run);
+      Sum<kRows>(x + begin * kTileRows, w + begin * kOuts, end - begin, of_run);
       const float* at = scales_ + run * kOuts;
       const __m512 scales[2] = {_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)};
 #pragma GCC unroll 12
@@ -280,9 +266,8 @@ class Panel {
   const int64_t out_end_, groups_;
   const DecodeWeights decode_;
   int64_t o_ = 0, runs_ = 0;
-  float* tree_;        // [level][kTileRows][kOuts]
-  uint32_t* weights_;  // of the panel
-  uint32_t* x_;
+  float* tree_;                  // [level][kTileRows][kOuts]
+  uint32_t* weights_;            // of the panel
   Bf16Bits* decoded_ = nullptr;  // [kDecodedRows, kDecodedColumns]
   float* scales_ = nullptr;      // [run][kOuts]
   int32_t* run_ends_ = nullptr;  // groups
@@ -292,10 +277,9 @@ class Panel {
 template <bool kScaled>
 void RunManyRows(const ProductBlock& block, DecodeWeights decode, float* scratch) {
   Panel<kScaled> panel(*block.product, block.out_end, decode, scratch);
-  const int64_t at_once = Panel<kScaled>::RowsAtOnce((block.product->in + kGroup - 1) / kGroup);
+  const int64_t at_once = panel.RowsAtOnce();
   for (int64_t row = block.row_begin; row < block.row_end; row += at_once) {
     const int64_t end = Min(row + at_once, block.row_end);
-    panel.PackX(row, end);
     for (int64_t o = block.out_begin; o < block.out_end; o += kOuts) {
       panel.PackWeights(o);
       panel.Multiply(row, end);
@@ -311,6 +295,14 @@ void RunManyRows(const ProductBlock& block, DecodeWeights decode, float* scratch
 
 }  // namespace
 
+bool HasManyRowsBf16(const Product& product) {
+  return product.w_dtype == DType::kBF16 && !product.w_out_unit && product.rows >= kMinManyRows;
+}
+
+void PackManyRowsTile(const Product& product, int64_t tile, void* to) {
+  PackTile(product, tile, static_cast<uint32_t*>(to));
+}
+
 void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
   RunManyRows<false>(block, nullptr, scratch);
 }
@@ -319,9 +311,6 @@ void RunManyRowsScaled(const ProductBlock& block, DecodeWeights decode, float* s
 }
 
 int64_t ManyRowsScratchFloats(int64_t packed_stride) {
-  return Panel<false>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
-}
-int64_t ManyRowsScaledScratchFloats(int64_t packed_stride) {
   return Panel<true>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
 }
 

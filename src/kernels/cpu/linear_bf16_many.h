@@ -34,13 +34,17 @@ struct ScaleRun {
   int64_t EndOf(int64_t k) const { return k < in ? k : in; }
 };
 
-// With fewer rows the copies take longer than they save.
+// With fewer rows of bf16 the copies take longer than they save.
 inline constexpr int64_t kMinManyRows = 24;
+// Whether a product of bf16 weights has as many, and weights contiguous along `in`.
+bool HasManyRowsBf16(const Product& product);
 
-// Weights contiguous along `in`; rows of x bf16, padded with zeros to a multiple of 32. `scratch`:
+// LinearBackend::pack_tile for both.
+void PackManyRowsTile(const Product& product, int64_t tile, void* to);
+
+// For products with x_tiles; rows of x bf16, padded with zeros to a multiple of 32. `scratch`:
 // ManyRowsScratchFloats(packed_stride), 64-byte aligned.
 void RunManyRowsBf16(const ProductBlock& block, float* scratch);
-int64_t ManyRowsScratchFloats(int64_t packed_stride);
 
 // Writes elements [k, k + count) of rows [o, o + 16) as bf16 to `to`, [16, kDecodedColumns], and
 // zeros after them up to a multiple of 32. Of the rows `outs` exist; the last stands for the
@@ -51,7 +55,8 @@ inline constexpr int64_t kDecodedColumns = 256;
 
 // The same for weights that `decode` reads, with the scales of the product.
 void RunManyRowsScaled(const ProductBlock& block, DecodeWeights decode, float* scratch);
-int64_t ManyRowsScaledScratchFloats(int64_t packed_stride);
+
+int64_t ManyRowsScratchFloats(int64_t packed_stride);
 
 }  // namespace mla::cpu
 

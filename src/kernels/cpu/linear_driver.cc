@@ -1,6 +1,7 @@
 #include "kernels/cpu/linear_driver.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/numeric.h"
 #include "base/threads.h"
@@ -40,8 +41,43 @@ PackedX Pack(const LinearBackend& backend, const ConstTensor& x, int64_t batches
   return packed;
 }
 
+// Rows of x as tiles, and the first of their tiles in the order of all that a call packs.
+struct TiledRows {
+  const Product* product;  // one of those that share them
+  char* to;
+  int64_t first_tile;
+};
+
+void PackTiles(const LinearBackend& backend, std::span<Product> products, const PackedX& x,
+               const Context& context, ScopedWorkspace& workspace) {
+  if (backend.wants_tiles == nullptr) return;
+  constexpr int64_t kTileRows = LinearBackend::kTileRows;
+  const int64_t tile_bytes = kTileRows * x.stride * x.element_size;
+  std::vector<TiledRows> packed;
+  int64_t tiles = 0;
+  for (Product& p : products) {
+    if (!backend.wants_tiles(p)) continue;
+    // Targets with the same rows are neighbours.
+    if (packed.empty() || packed.back().product->x != p.x) {
+      const int64_t count = CeilDiv(p.rows, kTileRows);
+      packed.push_back({&p, workspace->Allocate<char>(count * tile_bytes), tiles});
+      tiles += count;
+    }
+    p.x_tiles = packed.back().to;
+  }
+  ParallelFor(context.threads, tiles, [&](int64_t tile, int) {
+    const auto after = std::upper_bound(
+        packed.begin(), packed.end(), tile,
+        [](int64_t index, const TiledRows& rows) { return index < rows.first_tile; });
+    const TiledRows& rows = *(after - 1);
+    const int64_t index = tile - rows.first_tile;
+    backend.pack_tile(*rows.product, index, rows.to + index * tile_bytes);
+  });
+}
+
 void RunProducts(const LinearBackend& backend, std::span<Product> products, const PackedX& x,
                  const Context& context, ScopedWorkspace& workspace) {
+  PackTiles(backend, products, x, context, workspace);
   const int num_threads = NumThreads(context.threads);
   const int64_t panel_bytes = std::min(x.stride, backend.panel) * x.element_size;
   const LinearPlan plan(products, panel_bytes, num_threads);

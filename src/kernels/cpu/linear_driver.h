@@ -23,6 +23,13 @@ struct LinearBackend {
                     void* packed, int64_t packed_stride);
   // `scratch` belongs to the calling thread.
   void (*run_block)(const ProductBlock& block, float* scratch);
+  // Null, or: whether run_block wants Product::x_tiles, the packed rows of a product once more as
+  // tiles of kTileRows, which all blocks share; and what writes one, as many elements as its rows
+  // have, whether there are so many or not.
+  bool (*wants_tiles)(const Product& product) = nullptr;
+  void (*pack_tile)(const Product& product, int64_t tile, void* to) = nullptr;
+
+  static constexpr int64_t kTileRows = 12;
 };
 
 inline constexpr int64_t kPackedQuantum = 32;

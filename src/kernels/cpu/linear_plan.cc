@@ -15,7 +15,7 @@ constexpr int64_t kTasksPerThread = 8;
 // as they are not much smaller than a task should be.
 constexpr int64_t kMaxTasksPerWanted = 4;
 // Multiples of every kernel's register tile.
-constexpr int64_t kRowQuantum = 8;
+constexpr int64_t kRowQuantum = 24;
 constexpr int64_t kOutQuantum = 32;
 
 int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -118,8 +118,12 @@ LinearPlan::LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num
       num_threads == 1 ? 1
                        : std::clamp<int64_t>(macs / kMinTaskMacs, 1, kTasksPerThread * num_threads);
   const int64_t x_rows = kXBlockBytes / std::max<int64_t>(x_row_bytes, 1);
-  row_block_ = std::min(RoundUp(max_rows, kRowQuantum),
-                        std::clamp<int64_t>(x_rows / kRowQuantum * kRowQuantum, 16, kMaxBlockRows));
+  const int64_t most_rows =
+      std::clamp<int64_t>(x_rows / kRowQuantum * kRowQuantum, kRowQuantum, kMaxBlockRows);
+  // Blocks of the longest product are of nearly equal heights.
+  row_block_ = max_rows <= most_rows
+                   ? max_rows
+                   : RoundUp(CeilDiv(max_rows, CeilDiv(max_rows, most_rows)), kRowQuantum);
   // Blocks as there would be if every product were one block wide, then cut further as needed.
   int64_t row_blocks = 0;
   for (const Product& p : products) row_blocks += CeilDiv(p.rows, row_block_);

@@ -13,7 +13,8 @@ namespace mla::cpu {
 
 // y[i, o] = sum_k x[i, k] w(o, k), + bias[o], + y[i, o] if accumulate. Strides are in elements.
 struct Product {
-  const void* x = nullptr;  // [rows, in], packed by the kernel (see PackedX)
+  const void* x = nullptr;        // [rows, in], packed by the kernel (see PackedX)
+  const void* x_tiles = nullptr;  // the same as tiles of rows, if the kernel wants that
   const void* w = nullptr;  // element (o, k) at o * w_stride + k, or o + k * w_stride if w_out_unit
   const void* bias = nullptr;  // [out] of bias_dtype; null: none
   float* y = nullptr;          // [rows, out]
@@ -57,7 +58,7 @@ class LinearPlan {
   // row.
   LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num_threads);
 
-  static constexpr int64_t kMaxBlockRows = 512;
+  static constexpr int64_t kMaxBlockRows = 528;
   // Half of a 512 KiB L2 cache for the activations of a block; the rest for weights on their way.
   static constexpr int64_t kXBlockBytes = 256 * 1024;
 

@@ -216,22 +216,28 @@ void StreamedBlock(const ProductBlock& block) {
 void RunF8Block(const ProductBlock& block, float* scratch) {
   if (block.product->w_dtype == DType::kBF16) {
     RunBf16Block(block, scratch);
-  } else if (block.row_end - block.row_begin <= kMaxStreamedRows) {
+  } else if (block.product->x_tiles == nullptr) {
     StreamedBlock(block);
   } else {
     RunManyRowsScaled(block, DecodeCodes, scratch);
   }
 }
 
+bool HasManyRows(const Product& product) {
+  return product.w_dtype == DType::kBF16 ? HasManyRowsBf16(product)
+                                         : product.rows > kMaxStreamedRows;
+}
+
 int64_t F8ScratchFloats(int64_t packed_stride, int64_t block_rows) {
   const int64_t bf16 = Bf16ScratchFloats(packed_stride, block_rows);
   if (block_rows <= kMaxStreamedRows) return bf16;
-  return std::max(bf16, ManyRowsScaledScratchFloats(packed_stride));
+  return std::max(bf16, ManyRowsScratchFloats(packed_stride));
 }
 
 // So that blocks have all the rows that they may, as for bf16.
-constexpr int64_t kF8Panel = 256;
-constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel, F8ScratchFloats, PackRows, RunF8Block};
+constexpr int64_t kF8Panel = 240;
+constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel,    F8ScratchFloats, PackRows,
+                               RunF8Block,       HasManyRows, PackManyRowsTile};
 
 // Activations stream past weights that are turned around once per block: the more rows share that
 // the better, and few of them need be in cache.
