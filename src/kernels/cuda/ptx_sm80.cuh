@@ -40,6 +40,13 @@ __device__ __forceinline__ void PrefetchL2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
+// Loads 8 bytes where the program says so: a compiler may put a plain load off.
+__device__ __forceinline__ uint2 LoadShared8(uint32_t from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+  return v;
+}
+
 // Loads 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8, and
 // gets elements 2 * (l % 4) and the next of row l / 4 of each.
 __device__ __forceinline__ void LoadMatrices4(uint32_t (&r)[4], uint32_t row) {

@@ -53,7 +53,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
   }
   if (!sm80::RowsAligned(args.q, 16)) return "rows of q must begin at multiples of 16 bytes";
   if (!sm80::RowsAligned(args.out, 16)) return "rows of out must begin at multiples of 16 bytes";
-  if (PlanFor(device).stages == 0) return "needs 75 KiB of shared memory for a thread block";
+  if (PlanFor(device).stages == 0) return "needs 81 KiB of shared memory for a thread block";
   return {};
 }
 

@@ -9,8 +9,8 @@
 #include "kernels/cuda/mla_decode/sm80_fp8.h"
 #include "kernels/cuda/mla_decode/sm80_fp8_products.cuh"
 #include "kernels/cuda/mla_decode/sm80_fp8_ring.cuh"
+#include "kernels/cuda/mla_decode/sm80_fp8_softmax.cuh"
 #include "kernels/cuda/mla_decode/sm80_kernel.cuh"
-#include "kernels/cuda/mla_decode/sm80_softmax.cuh"
 #include "kernels/cuda/ptx_sm80.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
 
@@ -19,20 +19,28 @@ namespace mla::cuda::sm80 {
 // The shared memory of a thread block.
 template <typename S>
 struct Fp8SharedMemory {
-  static constexpr int kProbs = S::kFactorBytes;
-  static constexpr int kScores = kProbs + 2 * S::kProbBytes;
-  static constexpr int kStages = kScores + S::kScoreBytes;
+  static constexpr int kProbs = 2 * S::kFactorBytes;
+  static constexpr int kScores = kProbs + 2 * S::kDepthGroups * S::kProbBytes;
+  static constexpr int kScales = kScores + S::kScoreBytes;
+  static constexpr int kStages = kScales + S::kScaleBytes;
   static_assert(kStages % 16 == 0 && S::kStageBytes % 16 == 0);
 
   static __device__ char* base() {
     extern __shared__ __align__(16) char shared[];
     return shared;
   }
-  static __device__ float* factors() { return reinterpret_cast<float*>(base()); }  // [rows]
-  // [rows, tokens] of fp32, padded; of odd and even tiles.
-  static __device__ char* probs(int tile) { return base() + kProbs + (tile & 1) * S::kProbBytes; }
+  // The two of each are those of odd and even tiles.
+  static __device__ float* factors(int tile) {  // [rows]
+    return reinterpret_cast<float*>(base() + (tile & 1) * S::kFactorBytes);
+  }
+  static __device__ char* probs(int tile) {  // [groups, rows, tokens] of bf16, padded
+    return base() + kProbs + (tile & 1) * S::kDepthGroups * S::kProbBytes;
+  }
   // [groups, rows, tokens], the tokens of a row as ScoreColumn has them.
   static __device__ float* scores() { return reinterpret_cast<float*>(base() + kScores); }
+  static __device__ float* scales() {  // [groups, tokens]
+    return reinterpret_cast<float*>(base() + kScales);
+  }
   static __device__ char* stage(int index) { return base() + kStages + index * S::kStageBytes; }
 };
 
@@ -54,7 +62,7 @@ class Fp8BlockDecoder {
 
  private:
   using Shared = Fp8SharedMemory<S>;
-  using Softmax = RowSoftmax<S, float>;
+  using Softmax = Fp8RowSoftmax<S>;
 
   static __device__ int32_t first_row() { return static_cast<int32_t>(blockIdx.x) * S::kRows; }
 
@@ -65,7 +73,7 @@ class Fp8BlockDecoder {
   }
 
   __device__ __forceinline__ void Attend(const ItemTokens& item, OutputFragments<S>& output) {
-    softmax_.Begin(VisibleToRow(item));
+    if (Softmax::active()) softmax_.Begin(VisibleToRow(item));
     const int tiles = (item.end - item.begin + S::kTokens - 1) / S::kTokens;
     if (tiles == 0) return output.Clear();
     Fp8Queries<S, T> q;
@@ -79,7 +87,7 @@ class Fp8BlockDecoder {
     __syncthreads();
     MakeScores(q);
     __syncthreads();
-    AddSoftmax(0);
+    if (Softmax::active()) AddSoftmax(0);
     int tile = 0;
     for (; tile + 1 < tiles; ++tile) AttendTile<true>(q, tile, output);
     AttendTile<false>(q, tile, output);
@@ -93,23 +101,31 @@ class Fp8BlockDecoder {
     __syncthreads();
     const int free = free_stage_;  // that of the tile before this one, whose products are done
     free_stage_ = Next(free);
-    output.Scale(Shared::factors());
-    MultiplyCodedValues<S, 0>(output, Shared::probs(tile), Shared::stage(free_stage_));
-    if (kNext) MakeScores(q);
-    __syncthreads();
+    const char* const stage = Shared::stage(free_stage_);
+    CodedValues<S, 0> first;
+    first.Load(Shared::probs(tile), stage);  // under way while the factors are awaited
+    output.Scale(Shared::factors(tile));
+    first.MultiplyTo(output);
+    if (kNext) {
+      MakeScores(q);
+      __syncthreads();
+    }
     ring_.Feed(free);
-    MultiplyCodedValues<S, 16>(output, Shared::probs(tile), Shared::stage(free_stage_));
-    if (kNext) AddSoftmax(tile + 1);
+    if (kNext && Softmax::active()) AddSoftmax(tile + 1);
+    CodedValues<S, 16> second;
+    second.Load(Shared::probs(tile), stage);
+    second.MultiplyTo(output);
   }
 
   __device__ __forceinline__ void MakeScores(const Fp8Queries<S, T>& q) {
     ring_.BeforeUse(key_stage_, key_parity_);
-    MultiplyCodes<S, T>(q, Shared::stage(key_stage_), Shared::scores());
+    MultiplyCodes<S, T>(q, Shared::stage(key_stage_), Shared::scores(), Shared::scales());
     key_stage_ = Next(key_stage_);
     if (key_stage_ == 0) key_parity_ ^= 1;
   }
   __device__ __forceinline__ void AddSoftmax(int tile) {
-    softmax_.Add(Shared::scores(), params_.scale * kLog2E, Shared::probs(tile), Shared::factors());
+    softmax_.Add(Shared::scores(), Shared::scales(), params_.scale * kLog2E, Shared::probs(tile),
+                 Shared::factors(tile));
   }
 
   // All stages but the last.
@@ -124,10 +140,10 @@ class Fp8BlockDecoder {
 
   __device__ __forceinline__ void Store(const WorkItem& item, const OutputFragments<S>& output) {
     const ResultRows<T> results(params_, item);
-    float* normalisers = Shared::factors();
+    float* normalisers = Shared::factors(0);
     softmax_.Finish();
     __syncthreads();  // the last tile's factors have been read
-    if (softmax_.part() == 0) {
+    if (Softmax::active() && softmax_.part() == 0) {
       normalisers[softmax_.row()] = softmax_.normaliser() * PowerOfTwo(kOutputBelow);
       results.StoreLse(first_row() + softmax_.row(), softmax_.lse());
     }

@@ -5,8 +5,8 @@
 // barriers:
 //   - output += P * V of the first half of tile j, each warp 64 columns of d_v; and the scores of
 //     tile j + 1, each warp a group of codes with a quarter of k_pe, and a slice of the tokens
-//   - output += P * V of the second half of tile j, and the softmax of tile j + 1, whose waits the
-//     products cover
+//   - the softmax of tile j + 1 by half of the warps, while the first of the others asks for
+//     copies; and output += P * V of the second half of tile j
 #ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_H_
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_H_
 
@@ -27,17 +27,20 @@ struct Fp8Tile {
   static constexpr int kTokens = 32;
   static constexpr int kGroups = kFp8LatentRank / kFp8LatentGroup;
 
-  // Rows of P are 8 banks apart, so that what half a warp reads together, 8 columns of 4 rows, lies
-  // in different banks.
-  static constexpr int prob_pitch_bytes() { return (kTokens + 8) * sizeof(float); }
+  // Rows of P are an odd number of 16-byte units apart, so that the 8 rows which ldmatrix reads
+  // together lie in different banks.
+  static constexpr int prob_pitch_bytes() { return kTokens * 2 + 16; }
 
-  // Rows' factors, two of P, and scores, all in fp32, the stages, and a barrier for each.
+  // Rows' factors and P for each group, two of each, scores, scales, the stages, and a barrier for
+  // each.
   constexpr size_t factor_bytes() const { return rows * sizeof(float); }
   constexpr size_t prob_bytes() const { return size_t(rows) * prob_pitch_bytes(); }
   constexpr size_t score_bytes() const { return kGroups * rows * kTokens * sizeof(float); }
+  static constexpr size_t scale_bytes() { return kGroups * kTokens * sizeof(float); }
   static constexpr size_t stage_bytes() { return size_t{kTokens} * kFp8LatentBytes; }
   constexpr size_t shared_bytes(int stages) const {
-    return factor_bytes() + 2 * prob_bytes() + score_bytes() + stages * (stage_bytes() + 8);
+    return 2 * (factor_bytes() + kGroups * prob_bytes()) + score_bytes() + scale_bytes() +
+           stages * (stage_bytes() + 8);
   }
 
   // What the registers of the kernel are limited for: two blocks fill each other's pauses.

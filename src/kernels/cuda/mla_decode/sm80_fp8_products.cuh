@@ -81,6 +81,7 @@ struct Fp8Shape {
   static constexpr int kFactorBytes = static_cast<int>(kTile.factor_bytes());
   static constexpr int kProbBytes = static_cast<int>(kTile.prob_bytes());
   static constexpr int kScoreBytes = static_cast<int>(kTile.score_bytes());
+  static constexpr int kScaleBytes = static_cast<int>(Fp8Tile::scale_bytes());
   static constexpr bool kReadAnew = false;
   static constexpr int kBlocksPerSm = kTile.blocks_per_sm();
 
@@ -93,7 +94,7 @@ struct Fp8Shape {
   // Where a column of a row of P is kept, in bytes.
   static constexpr int kProbPitch = Fp8Tile::prob_pitch_bytes();
   static __device__ __forceinline__ int ProbOffset(int row, int column) {
-    return row * kProbPitch + column * static_cast<int>(sizeof(float));
+    return row * kProbPitch + column * 2;
   }
   static constexpr float kProbFactor = PowerOfTwo(kMeet);
 };
@@ -233,10 +234,10 @@ struct Fp8Queries {
 };
 
 // scores[group][row][token] = scale * (q . codes) + q_pe . k_pe over this warp's group and quarter,
-// of the rows and its tokens of the stage.
+// of the rows and its tokens of the stage. Copies their scales to all_scales[group][token].
 template <typename S, typename T>
 __device__ __forceinline__ void MultiplyCodes(const Fp8Queries<S, T>& q, const char* stage,
-                                              float* scores) {
+                                              float* scores, float* all_scales) {
   const auto [warp, lane] = WarpLane<S>();
   const int group = warp % S::kDepthGroups;
   const int first = warp / S::kDepthGroups * S::kWarpTokens;
@@ -283,6 +284,13 @@ __device__ __forceinline__ void MultiplyCodes(const Fp8Queries<S, T>& q, const c
                                               group * static_cast<int>(sizeof(float)));
     }
   }
+  if (lane < 4) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      *reinterpret_cast<float2*>(all_scales + group * S::kTokens + mine + c * 4) = {scales[0][c],
+                                                                                    scales[1][c]};
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 2 * S::kRowTiles; ++i) {
     const int row = i * 8 + lane / 4;
@@ -298,47 +306,44 @@ __device__ __forceinline__ void MultiplyCodes(const Fp8Queries<S, T>& q, const c
   }
 }
 
-// Adds P * V of 16 tokens, from kFirst on. Of column tile j, column n is the warp's column
-// 8 * n + j. P times scale is rounded to bf16.
+// What a warp multiplies of 16 tokens, from kFirst on: P times scale, and codes. Of column tile j,
+// column n is the warp's column 8 * n + j.
 template <typename S, int kFirst>
-__device__ __forceinline__ void MultiplyCodedValues(OutputFragments<S>& output, const char* probs,
-                                                    const char* stage) {
-  using B = __nv_bfloat16;
-  const auto [warp, lane] = WarpLane<S>();
-  const int column = warp * S::kWarpColumns;
-  const char* values = stage + lane % 4 * 2 * S::kKeyPitch;
-  uint2 v[4];
-  float scales[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int token = (kFirst + i / 2 * 8 + i % 2) * S::kKeyPitch;
-    v[i] = LoadAt<uint2>(values, token + column + lane / 4 * 8);
-    scales[i] = LoadAt<float>(
-        values, token + S::kScalesAt + column / kFp8LatentGroup * static_cast<int>(sizeof(float)));
-  }
+struct CodedValues {
   uint32_t a[S::kOutTiles][4];
-#pragma unroll
-  for (int m = 0; m < S::kOutTiles; ++m) {
+  uint2 v[4];
+
+  __device__ __forceinline__ void Load(const char* probs, const char* stage) {
+    const auto [warp, lane] = WarpLane<S>();
+    const int column = warp * S::kWarpColumns;
+    const uint32_t values =
+        SharedAddress(stage) + lane % 4 * 2 * S::kKeyPitch + column + lane / 4 * 8;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const auto p = LoadAt<float2>(
-          probs, S::ProbOffset(m * 16 + i % 2 * 8 + lane / 4, kFirst + i / 2 * 8 + lane % 4 * 2));
-      a[m][i] = PackPair<B>(p.x * scales[i / 2 * 2], p.y * scales[i / 2 * 2 + 1]);
+      v[i] = LoadShared8(values + (kFirst + i / 2 * 8 + i % 2) * S::kKeyPitch);
     }
-  }
-  const auto multiply = [&](int tile, uint32_t b0, uint32_t b1) {
+    const uint32_t p = SharedAddress(probs) + column / kFp8LatentGroup * S::kProbBytes +
+                       S::ProbOffset(lane % 16, lane / 16 * 8 + kFirst);
 #pragma unroll
-    for (int m = 0; m < S::kOutTiles; ++m) MultiplyAdd<B>(output.d[m][tile], a[m], b0, b1);
-  };
-  multiply(0, CodePair<B, 0, 4>(v[0].x, v[1].x), CodePair<B, 0, 4>(v[2].x, v[3].x));
-  multiply(1, CodePair<B, 1, 5>(v[0].x, v[1].x), CodePair<B, 1, 5>(v[2].x, v[3].x));
-  multiply(2, CodePair<B, 2, 6>(v[0].x, v[1].x), CodePair<B, 2, 6>(v[2].x, v[3].x));
-  multiply(3, CodePair<B, 3, 7>(v[0].x, v[1].x), CodePair<B, 3, 7>(v[2].x, v[3].x));
-  multiply(4, CodePair<B, 0, 4>(v[0].y, v[1].y), CodePair<B, 0, 4>(v[2].y, v[3].y));
-  multiply(5, CodePair<B, 1, 5>(v[0].y, v[1].y), CodePair<B, 1, 5>(v[2].y, v[3].y));
-  multiply(6, CodePair<B, 2, 6>(v[0].y, v[1].y), CodePair<B, 2, 6>(v[2].y, v[3].y));
-  multiply(7, CodePair<B, 3, 7>(v[0].y, v[1].y), CodePair<B, 3, 7>(v[2].y, v[3].y));
-}
+    for (int m = 0; m < S::kOutTiles; ++m) LoadMatrices4(a[m], p + m * 16 * S::kProbPitch);
+  }
+
+  __device__ __forceinline__ void MultiplyTo(OutputFragments<S>& output) const {
+    using B = __nv_bfloat16;
+    const auto multiply = [&](int tile, uint32_t b0, uint32_t b1) {
+#pragma unroll
+      for (int m = 0; m < S::kOutTiles; ++m) MultiplyAdd<B>(output.d[m][tile], a[m], b0, b1);
+    };
+    multiply(0, CodePair<B, 0, 4>(v[0].x, v[1].x), CodePair<B, 0, 4>(v[2].x, v[3].x));
+    multiply(1, CodePair<B, 1, 5>(v[0].x, v[1].x), CodePair<B, 1, 5>(v[2].x, v[3].x));
+    multiply(2, CodePair<B, 2, 6>(v[0].x, v[1].x), CodePair<B, 2, 6>(v[2].x, v[3].x));
+    multiply(3, CodePair<B, 3, 7>(v[0].x, v[1].x), CodePair<B, 3, 7>(v[2].x, v[3].x));
+    multiply(4, CodePair<B, 0, 4>(v[0].y, v[1].y), CodePair<B, 0, 4>(v[2].y, v[3].y));
+    multiply(5, CodePair<B, 1, 5>(v[0].y, v[1].y), CodePair<B, 1, 5>(v[2].y, v[3].y));
+    multiply(6, CodePair<B, 2, 6>(v[0].y, v[1].y), CodePair<B, 2, 6>(v[2].y, v[3].y));
+    multiply(7, CodePair<B, 3, 7>(v[0].y, v[1].y), CodePair<B, 3, 7>(v[2].y, v[3].y));
+  }
+};
 
 }  // namespace mla::cuda::sm80
 

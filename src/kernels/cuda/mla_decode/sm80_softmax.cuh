@@ -3,28 +3,62 @@
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM80_SOFTMAX_CUH_
 
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/cuda/mla_decode/sm80_products.cuh"
 #include "kernels/cuda/ptx_sm80.cuh"
 
 namespace mla::cuda::sm80 {
 
-// The thread's row of the tile. Logarithms are to the base 2. T is the type of P.
-template <typename S, typename T>
-class RowSoftmax {
+// What the threads of a row know of it. Logarithms are to the base 2.
+template <int kThreadsPerRow>
+class RowTotals {
  public:
-  static constexpr int kThreadsPerRow = kThreads / S::kRows;
-
-  static __device__ int row() { return static_cast<int>(ThreadNumber<S>() / kThreadsPerRow); }
-  static __device__ int part() { return static_cast<int>(ThreadNumber<S>() % kThreadsPerRow); }
-
   // `visible`: tokens, from the first of the first tile, that the row sees; none if not positive.
   __device__ void Begin(int32_t visible) {
     max_ = -INFINITY;
     sum_ = 0;
     visible_ = visible;
   }
+
+  // Adds up what the threads of the row hold; all of them call it.
+  __device__ void Finish() {
+#pragma unroll
+    for (int d = kThreadsPerRow / 2; d > 0; d /= 2) sum_ += __shfl_xor_sync(0xffffffffu, sum_, d);
+  }
+
+  // After Finish: what the output is to be multiplied by, and the row's lse.
+  __device__ float normaliser() const { return sum_ > 0 ? 1.0f / sum_ : 0.0f; }
+  __device__ float lse() const {
+    constexpr float kLn2 = 0.693147180559945309f;
+    return sum_ > 0 ? (max_ + log2f(sum_)) * kLn2 : -INFINITY;
+  }
+
+ protected:
+  static __device__ __forceinline__ float RowMax(float v) {
+#pragma unroll
+    for (int d = kThreadsPerRow / 2; d > 0; d /= 2) {
+      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+    }
+    return v;
+  }
+
+  // The largest score that P is relative to stays until one is larger by this: numbers up to 2^8
+  // are as exact as those up to 1, and the output need not be multiplied.
+  static constexpr float kHeadroom = 8.0f;
+
+  float max_ = -INFINITY;  // the same in all threads of the row
+  float sum_ = 0;          // of the thread's own tokens
+  int32_t visible_ = 0;    // from the next tile on
+};
+
+// The thread's row of the tile. T is the type of P.
+template <typename S, typename T>
+class RowSoftmax : public RowTotals<kThreads / S::kRows> {
+ public:
+  static constexpr int kThreadsPerRow = kThreads / S::kRows;
+
+  static __device__ int row() { return static_cast<int>(ThreadNumber<S>() / kThreadsPerRow); }
+  static __device__ int part() { return static_cast<int>(ThreadNumber<S>() % kThreadsPerRow); }
 
   // Adds the slices of a tile's scores up and writes the row of P = 2^(score - max) to `probs`, and
   // to `factors` what the output so far is to be multiplied by.
@@ -62,20 +96,11 @@ class RowSoftmax {
     if (part() == 0) factors[row()] = factor;
   }
 
-  // Adds up what the threads of the row hold; all of them call it.
-  __device__ void Finish() {
-#pragma unroll
-    for (int d = kThreadsPerRow / 2; d > 0; d /= 2) sum_ += __shfl_xor_sync(0xffffffffu, sum_, d);
-  }
-
-  // After Finish: what the output is to be multiplied by, and the row's lse.
-  __device__ float normaliser() const { return sum_ > 0 ? 1.0f / sum_ : 0.0f; }
-  __device__ float lse() const {
-    constexpr float kLn2 = 0.693147180559945309f;
-    return sum_ > 0 ? (max_ + log2f(sum_)) * kLn2 : -INFINITY;
-  }
-
  private:
+  using RowTotals<kThreadsPerRow>::RowMax, RowTotals<kThreadsPerRow>::kHeadroom;
+  using RowTotals<kThreadsPerRow>::max_, RowTotals<kThreadsPerRow>::sum_;
+  using RowTotals<kThreadsPerRow>::visible_;
+
   // A thread has vectors of neighbouring tokens. Those of a row and the next are exchanged, so that
   // a quarter of a warp, if it has two rows, reads from all banks.
   static constexpr int kTokensPerThread = S::kTokens / kThreadsPerRow;
@@ -104,23 +129,8 @@ class RowSoftmax {
     }
   }
 
-  static __device__ __forceinline__ float RowMax(float v) {
-#pragma unroll
-    for (int d = kThreadsPerRow / 2; d > 0; d /= 2) {
-      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
-    }
-    return v;
-  }
-
   static __device__ __forceinline__ void Store(const float (&p)[kWidth], char* to) {
-    if constexpr (std::is_same_v<T, float>) {
-      static_assert(kWidth % 2 == 0);
-#pragma unroll
-      for (int i = 0; i < kWidth; i += 2) {
-        *reinterpret_cast<float2*>(to + i * sizeof(float)) = {p[i] * S::kProbFactor,
-                                                              p[i + 1] * S::kProbFactor};
-      }
-    } else if constexpr (kWidth == 4) {
+    if constexpr (kWidth == 4) {
       *reinterpret_cast<uint2*>(to) = {PackPair<T>(p[0], p[1]), PackPair<T>(p[2], p[3])};
     } else if constexpr (kWidth == 2) {
       *reinterpret_cast<uint32_t*>(to) = PackPair<T>(p[0], p[1]);
@@ -128,14 +138,6 @@ class RowSoftmax {
       *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(PackPair<T>(p[0], 0.0f));
     }
   }
-
-  // The largest score that P is relative to stays until one is larger by this: numbers up to 2^8
-  // are as exact as those up to 1, and the output need not be multiplied.
-  static constexpr float kHeadroom = 8.0f;
-
-  float max_ = -INFINITY;  // the same in all threads of the row
-  float sum_ = 0;          // of the thread's own tokens
-  int32_t visible_ = 0;    // from the next tile on
 };
 
 }  // namespace mla::cuda::sm80
