@@ -83,12 +83,22 @@ cudaError_t EncodeCache(CUtensorMap* map, const MlaDecodeParams& p, DType dtype,
   return sm90::Encode(map, static_cast<const uint8_t*>(p.cache) + first, dtype, shape);
 }
 
+// The codes, as [num_pages, groups, page_size, 128].
+cudaError_t EncodeCodes(CUtensorMap* map, const MlaDecodeParams& p) {
+  sm90::TensorShape<4> shape;
+  shape.dims = {kFp8LatentGroup, uint64_t(p.page_size), sm90::kGroups, uint64_t(p.num_pages)};
+  shape.strides = {uint64_t(p.cache_stride_token), kFp8LatentGroup, uint64_t(p.cache_stride_page)};
+  shape.box_columns = kFp8LatentGroup;
+  shape.box_rows = sm90::kConverterRows;
+  shape.box_planes = 2;
+  return sm90::Encode(map, p.cache, DType::kF8E4M3, shape);
+}
+
 cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stream) {
   constexpr int kScaleBytes = kFp8LatentRank / kFp8LatentGroup * sizeof(float);
   constexpr int64_t kRopeAt = kFp8LatentRank + kScaleBytes;
   sm90::Fp8TensorMaps maps;
-  cudaError_t error =
-      EncodeCache(&maps.codes, params, DType::kF8E4M3, 0, kFp8LatentRank, kFp8LatentGroup);
+  cudaError_t error = EncodeCodes(&maps.codes, params);
   if (error != cudaSuccess) return error;
   error =
       EncodeCache(&maps.scales, params, DType::kF8E4M3, kFp8LatentRank, kScaleBytes, kScaleBytes);

@@ -1,8 +1,13 @@
 // FP8 latents for the Hopper kernel of mla_decode. The scores and the values read tiles of bf16, as
 // they do without FP8; what changes is the warpgroup that fills them. Each of its four warps has 16
-// of the 64 keys of a block: it brings in their codes by TMA, a group of 128 columns at a time and
-// one block ahead, and turns each group into its rows of a pair of tiles. k_pe and the queries go
-// to their tiles directly.
+// of the 64 keys of a block: it brings in their codes by TMA, two groups of 128 columns at a time
+// and one block ahead, and turns each group into its rows of a pair of tiles. k_pe and the queries
+// go to their tiles directly.
+//
+// Conversion is what the other warpgroups wait for, and each step of it is latency. So a converter
+// asks for few boxes and knows the places of 32 blocks at a time. Its stores reach wgmma through
+// its arrival at the pair (release), the wait of the scores for it (acquire) and their fence of the
+// asynchronous proxy; the values' products are behind that fence by way of `softmaxed`.
 //
 // The codes take the memory of two of the eleven pairs and the registers of four steps of Q, which
 // stay in shared memory. Eight pairs remain: the block of the scores and that of the values, which
@@ -26,6 +31,7 @@ struct Fp8Shape : Shape<kFp8LatentRank + kFp8LatentRope, kFp8LatentRank> {
   static constexpr int kSharedQueryTiles = (kSteps - kRegisterSteps + 3) / 4;
   static constexpr int kPairSlots = 8;
   static constexpr int kProducers = kConverters;
+  static constexpr bool kConverted = true;
 };
 static_assert(2 * kTileColumns == kFp8LatentGroup, "a group of codes becomes a pair of tiles");
 inline constexpr int kFp8ScoreRegisters = kScoreRegisters - 16;
@@ -37,22 +43,23 @@ inline constexpr int kConverterBytes = kConverterRows * kTileRowBytes;  // of a 
 inline constexpr int kScaleBytes = kConverterRows * kGroups * sizeof(float);
 
 struct Fp8SharedMemory {
-  uint8_t codes[kGroups][kTileBytes];  // of a block; swizzled as a tile is
+  // Of a block, two groups of a converter's rows at a time; each of them swizzled as a tile is.
+  uint8_t codes[2][kConverters][2][kConverterBytes];
   float scales[2][kConverters][kConverterRows][kGroups];
   SharedMemory<Fp8Shape> tiles;
-  uint64_t codes_loaded[kConverters][kGroups];  // the first group's has the block's scales, too
+  uint64_t codes_loaded[kConverters][2];  // the first has the block's scales, too
 };
 static_assert(offsetof(Fp8SharedMemory, tiles) % kSharedAlignment == 0);
 
 // `keys` is k_pe, [num_pages, page_size, 64]. A box has the rows of a converter, all of one page.
 struct Fp8TensorMaps : TensorMaps {
-  CUtensorMap codes;   // [num_pages, page_size, 512] bytes
+  CUtensorMap codes;   // [num_pages, 4, page_size, 128] bytes
   CUtensorMap scales;  // [num_pages, page_size, 16] bytes
 };
 
 __device__ __forceinline__ void InitFp8Barriers(Fp8SharedMemory& shared) {
-  for (int i = 0; i < kConverters * kGroups; ++i) {
-    BarrierInit(SharedAddress(&shared.codes_loaded[i / kGroups][i % kGroups]), 1);
+  for (int i = 0; i < 2 * kConverters; ++i) {
+    BarrierInit(SharedAddress(&shared.codes_loaded[i / 2][i % 2]), 1);
   }
 }
 
@@ -71,33 +78,33 @@ class Converter {
       : params_(params), maps_(maps), shared_(shared) {}
 
   __device__ __forceinline__ void Run() {
-    item_ = params_.part_begin[blockIdx.y];
-    if (!FindItem()) return;
-    FindRows();
+    next_item_ = params_.part_begin[blockIdx.y];
+    FindItem();
+    int item = next_item_;
+    if (!Advance()) return;
+    LoadCodes(0, 0);
+    LoadCodes(1, 0);
 #pragma unroll 1
-    for (int group = 0; group < kGroups; ++group) LoadCodes(group, parity_);
-    bool begins = true, more;
-    do {
-      if (begins) {
-        LoadQueries();
+    for (; item < params_.part_begin[blockIdx.y + 1]; ++item) {
+      int blocks;
+      {
+        const Work work = LoadWork(params_, item);
+        if (work.empty()) continue;
+        blocks = work.end - work.first;
+        LoadQueries(work.seq);
+      }
+#pragma unroll 1
+      for (; blocks > 0; --blocks) {
         LoadRope();
-      }
-      const int item = item_;
-      more = ++block_ < end_;
-      if (!more) {
-        ++item_;
-        more = FindItem();
-      }
-      begins = item != item_;
-      if (more) FindRows();
+        const bool more = Advance();
 #pragma unroll 1
-      for (int group = 0; group < kGroups; ++group) {
-        Convert(group);
-        if (more) LoadCodes(group, parity_ ^ 1);
+        for (int group = 0; group < kGroups; ++group) {
+          Convert(group);
+          if (group % 2 == 1 && more) LoadCodes(group / 2, parity_ ^ 1);
+        }
+        parity_ ^= 1;
       }
-      parity_ ^= 1;
-      if (more && !begins) LoadRope();
-    } while (more);
+    }
   }
 
  private:
@@ -109,56 +116,73 @@ class Converter {
                 (pairs_ / Fp8Shape::kPairSlots & 1) ^ 1);
   }
 
-  // The first item from item_ on that has blocks; false if there is none.
-  __device__ __forceinline__ bool FindItem() {
-    for (; item_ < params_.part_begin[blockIdx.y + 1]; ++item_) {
-      const Work work = LoadWork(params_, item_);
-      block_ = work.first;
-      end_ = work.end;
-      if (!work.empty()) return true;
+  // The first item from next_item_ on that has blocks.
+  __device__ __forceinline__ void FindItem() {
+    next_block_ = next_end_ = known_end_ = 0;
+    for (; next_item_ < params_.part_begin[blockIdx.y + 1]; ++next_item_) {
+      const Work work = LoadWork(params_, next_item_);
+      if (work.empty()) continue;
+      next_block_ = known_end_ = work.first;
+      next_end_ = work.end;
+      return;
     }
-    return false;
   }
-  // Rows past the last token lie outside of the tensor: the page table says nothing of them, and
-  // TMA writes zeros.
+  // Each lane, where this warp's rows of another block lie, from next_block_ on. Rows past the last
+  // token lie outside of the tensor: the page table says nothing of them, and TMA writes zeros.
   __device__ __forceinline__ void FindRows() {
-    const Work work = LoadWork(params_, item_);
-    const int token = block_ * kBlockTokens + Warp() * kConverterRows;
+    const Work work = LoadWork(params_, next_item_);
+    known_end_ = next_block_ + kWarp;
+    const int token = (next_block_ + Lane()) * kBlockTokens + Warp() * kConverterRows;
     const int index = token / params_.page_size;
-    row_ = token - index * params_.page_size;
-    page_ = params_.num_pages;
+    known_row_ = token - index * params_.page_size;
+    known_page_ = params_.num_pages;
     if (token < work.kv_len) {
-      page_ = params_.page_table[work.seq * params_.page_table_stride + index];
+      known_page_ = params_.page_table[work.seq * params_.page_table_stride + index];
     }
   }
-  // By one lane.
-  __device__ __forceinline__ void LoadRows(const CUtensorMap* map, int column, const void* to,
-                                           uint32_t barrier) const {
-    TmaLoad3d(SharedAddress(to), map, barrier, column, row_, page_);
+  // To the next block; false if there is none.
+  __device__ __forceinline__ bool Advance() {
+    if (next_block_ == next_end_) {
+      if (next_end_ == 0) return false;
+      ++next_item_;
+      FindItem();
+      if (next_end_ == 0) return false;
+    }
+    if (next_block_ == known_end_) FindRows();
+    const int at = next_block_++ - (known_end_ - kWarp);
+    page_ = __shfl_sync(~0u, known_page_, at);
+    row_ = __shfl_sync(~0u, known_row_, at);
+    return true;
   }
-  __device__ __forceinline__ void LoadCodes(int group, uint32_t scale_slot) const {
+
+  // Of the block that Advance has found. By one lane.
+  __device__ __forceinline__ void LoadCodes(int half, uint32_t scale_slot) const {
     if (Lane() != 0) return;
-    const uint32_t barrier = SharedAddress(&shared_.codes_loaded[Warp()][group]);
-    BarrierArriveExpectBytes(barrier, kConverterBytes + (group == 0 ? kScaleBytes : 0));
-    if (group == 0) LoadRows(&maps_.scales, 0, shared_.scales[scale_slot][Warp()], barrier);
-    LoadRows(&maps_.codes, group * kFp8LatentGroup, shared_.codes[group] + Warp() * kConverterBytes,
-             barrier);
+    const uint32_t barrier = SharedAddress(&shared_.codes_loaded[Warp()][half]);
+    BarrierArriveExpectBytes(barrier, 2 * kConverterBytes + (half == 0 ? kScaleBytes : 0));
+    if (half == 0) {
+      TmaLoad3d(SharedAddress(shared_.scales[scale_slot][Warp()]), &maps_.scales, barrier, 0, row_,
+                page_);
+    }
+    TmaLoad4d(SharedAddress(shared_.codes[half][Warp()]), &maps_.codes, barrier, 0, row_, 2 * half,
+              page_);
   }
+  // k_pe of the block whose codes were asked for last.
   __device__ __forceinline__ void LoadRope() {
     auto& tiles = shared_.tiles;
     BarrierWait(SharedAddress(&tiles.rest_freed[rest_.slot]), rest_.parity ^ 1);
     if (Lane() == 0) {
       const uint32_t barrier = SharedAddress(&tiles.rest_loaded[rest_.slot]);
       BarrierArriveExpectBytes(barrier, kConverterBytes);
-      LoadRows(&maps_.keys, 0, tiles.rests[rest_.slot] + Warp() * kConverterBytes, barrier);
+      TmaLoad3d(SharedAddress(tiles.rests[rest_.slot] + Warp() * kConverterBytes), &maps_.keys,
+                barrier, 0, row_, page_);
     }
     rest_ = rest_.Plus(1);
   }
 
   // By the first warp; the others only count.
-  __device__ __forceinline__ void LoadQueries() {
+  __device__ __forceinline__ void LoadQueries(int seq) {
     auto& tiles = shared_.tiles;
-    const int seq = params_.items[item_].seq;
 #pragma unroll 1
     for (int pair = 0; pair < Fp8Shape::kPairs; ++pair) {
       WaitForPair();
@@ -204,12 +228,12 @@ class Converter {
   __device__ __forceinline__ void Convert(int group) {
     constexpr uint32_t kEightRows = 8 * kTileRowBytes;
     static_assert(kConverterBytes == 2 * kEightRows);
-    const uint32_t from = SharedAddress(shared_.codes[group]) + Warp() * kConverterBytes +
+    const uint32_t from = SharedAddress(shared_.codes[group / 2][Warp()][group % 2]) +
                           TileChunkOffset(Row(), Lane() % 4);
     const uint32_t to = SharedAddress(shared_.tiles.pairs[PairSlot()]) + Warp() * kConverterBytes +
                         TileChunkOffset(Row(), Lane() % 4 * 2);
     const uint32_t scales = SharedAddress(&shared_.scales[parity_][Warp()][Row()][group]);
-    BarrierWait(SharedAddress(&shared_.codes_loaded[Warp()][group]), parity_);
+    BarrierWait(SharedAddress(&shared_.codes_loaded[Warp()][group / 2]), parity_);
     const float first_scale = LoadSharedFloat(scales);
     const uint4 a = LoadShared16(from);
     const uint4 b = LoadShared16(from ^ 64);
@@ -221,7 +245,6 @@ class Converter {
     Write(to + kTileBytes, b, first_scale);
     Write(to + kEightRows, c, second_scale);
     Write(to + kTileBytes + kEightRows, d, second_scale);
-    FenceSharedToAsync();
     WarpArrive(shared_.tiles.pair_loaded[PairSlot()]);
     ++pairs_;
   }
@@ -229,11 +252,13 @@ class Converter {
   const MlaDecodeParams& params_;
   const Fp8TensorMaps& maps_;
   Fp8SharedMemory& shared_;
-  // What is loaded next: block_ of item_, and where this warp's rows of it lie.
-  int item_ = 0, block_ = 0, end_ = 0;
-  int page_ = 0, row_ = 0;
-  uint32_t pairs_ = 0;   // filled so far
-  uint32_t parity_ = 0;  // of the phases of the codes, and the slot of the scales
+  // What is found next; 0 for next_end_: nothing.
+  int next_item_ = 0, next_block_ = 0, next_end_ = 0;
+  // Where the lanes know this warp's rows to lie: of the 32 blocks before known_end_.
+  int known_end_ = 0, known_page_ = 0, known_row_ = 0;
+  int page_ = 0, row_ = 0;  // and of the block that has been found
+  uint32_t pairs_ = 0;      // filled so far
+  uint32_t parity_ = 0;     // of the phases of the codes, and the slot of the scales
   BlockPosition<Fp8Shape> rest_;
 };
 

@@ -43,6 +43,7 @@ cudaError_t Encode(CUtensorMap* map, const void* data, DType dtype, TensorShape<
   steps.fill(1);
   box[0] = shape.box_columns;
   box[1] = shape.box_rows;
+  box[2] = shape.box_planes;
   // Boxes narrower than a row of a tile are not swizzled.
   const auto swizzle = shape.box_columns * SizeOf(dtype) == kTileRowBytes
                            ? CU_TENSOR_MAP_SWIZZLE_128B

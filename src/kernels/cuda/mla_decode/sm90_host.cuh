@@ -18,12 +18,13 @@ namespace mla::cuda::sm90 {
 inline constexpr int64_t kVectorBytes = 16;  // of TMA, and of stores: addresses and strides
 
 // A tensor and the box of it that is loaded at a time, innermost axis first; boxes have one index
-// of the axes past the second.
+// of the axes past the third.
 template <size_t kRank>
 struct TensorShape {
   std::array<uint64_t, kRank> dims;
   std::array<uint64_t, kRank - 1> strides;  // bytes, of all but the innermost
   uint32_t box_columns, box_rows;
+  uint32_t box_planes = 1;  // along the third axis
 };
 
 // For kRank 3 and 4. cudaErrorNotSupported where the driver has no tensor maps.

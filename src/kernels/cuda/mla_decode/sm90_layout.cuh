@@ -52,6 +52,10 @@ struct Shape {
   // The lengths of the rings.
   static constexpr int kPairSlots = kDv == 512 ? 11 : 10;
   static constexpr int kProducers = 1;  // warps that fill a slot
+  // Whether keys are written by threads rather than by TMA. The scores then put the fence before
+  // their products, and P V does not wait for the scores of the next block, whose keys are made
+  // only as P V frees their places.
+  static constexpr bool kConverted = false;
   static constexpr int kBlockSlots = kDv == 512 ? 3 : 5;
   // A values thread has 64 accumulators for each pair of tiles.
   static constexpr int kValuePairs = kPairs / 2;

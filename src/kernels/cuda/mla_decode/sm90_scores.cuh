@@ -95,6 +95,7 @@ class Scores {
         visit(S::kValueTiles, 1, Rest());
       }
       BarrierWait(SharedAddress(&shared_.pair_loaded[pair_.slot]), pair_.parity);
+      if constexpr (S::kConverted) FenceSharedToAsync();
       visit(2 * pair, 2, SharedAddress(shared_.pairs[pair_.slot]));
       pair_ = pair_.Plus(1);
     }

@@ -50,7 +50,7 @@ class Values {
       BarrierWait(SharedAddress(&shared_.softmaxed[block_.slot]), block_.parity);
       if (begun) Rescale(o);
       // The scores of the next block come first: the products here then cover their softmax.
-      if (blocks > 1) {
+      if (!S::kConverted && blocks > 1) {
         const BlockPosition<S> next = block_.Plus(1);
         BarrierWait(SharedAddress(&shared_.scored[next.slot]), next.parity);
       }
