@@ -107,9 +107,10 @@ constexpr Case kF8Cases[] = {{3, 130, 140, true},
                              {530, 160, 33},
                              {130, 16400, 3}};
 // Blocks of 32: rows that are no whole chunks of 16 groups, more and fewer than one.
-constexpr Case kSmallBlockCases[] = {
-    {1, 32, 3},    {7, 32, 17, true}, {1, 96, 33},   {4, 96, 18},        {2, 544, 5, true},
-    {13, 544, 40}, {3, 1504, 35},     {8, 1504, 16}, {1, 1056, 9, true}, {25, 1056, 34, true}};
+constexpr Case kSmallBlockCases[] = {{1, 32, 3},           {7, 32, 17, true}, {1, 96, 33},
+                                     {4, 96, 18},          {2, 544, 5, true}, {13, 544, 40},
+                                     {3, 1504, 35},        {8, 1504, 16},     {1, 1056, 9, true},
+                                     {25, 1056, 34, true}, {4, 704, 19},      {6, 1408, 33}};
 
 struct Data {
   std::vector<float> x, bias, y;

@@ -241,7 +241,7 @@ constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel,    F8ScratchFloats, P
 
 // Activations stream past weights that are turned around once per block: the more rows share that
 // the better, and few of them need be in cache.
-constexpr int64_t kIntegerPanel = 192;
+constexpr int64_t kIntegerPanel = 136;
 constexpr LinearBackend kIntegers = {PackedQuantRow::kElementSize, kIntegerPanel,
                                      IntegerScratchFloats, PackQuantRows, RunIntegerBlock};
 

@@ -24,11 +24,12 @@ struct PanelScratch {
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni,avx512bf16,fma"))), \
+    __attribute__((                                                                               \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni,avx512bf16,fma"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni,avx512bf16,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni,avx512bf16,fma")
 #endif
 
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -39,77 +40,118 @@ inline __mmask16 FirstOf16(int64_t n) {
 
 // One row of x, lanes along `in`.
 
-// Lane g: the sum of the four lanes of group g, of which m[t] holds 2 t and 2 t + 8 and, in its
-// upper half, 2 t + 1 and 2 t + 9.
-inline __m512i SumLanesOfGroups(const __m512i (&m)[4]) {
-  __m512i half[2];
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m512i crossed = reinterpret_cast<__m512i>(_mm512_shuffle_ps(
-        reinterpret_cast<__m512>(m[i]), reinterpret_cast<__m512>(m[i + 2]), 0x4e));
-    half[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xcccc, m[i], m[i + 2]), crossed);
-  }
-  const __m512i crossed =
-      _mm512_shuffle_epi32(_mm512_mask_blend_epi32(0x5555, half[0], half[1]), _MM_PERM_CDAB);
-  const __m512i sums = _mm512_add_epi32(_mm512_mask_blend_epi32(0xaaaa, half[0], half[1]), crossed);
-  return _mm512_permutexvar_epi32(
-      _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15), sums);
+// Lane 4 j + q: the sum of the four lanes of quarter j of v[q].
+inline __m512i SumQuarters(__m512i v0, __m512i v1, __m512i v2, __m512i v3) {
+  const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(v0, v1), _mm512_unpackhi_epi32(v0, v1));
+  const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(v2, v3), _mm512_unpackhi_epi32(v2, v3));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
 // v[t]: eight lanes each of groups 2 t and 2 t + 1, four of a group's first half, four of its
 // second. Sums of the groups to `first`, or of their halves to both.
 template <bool kHalves>
 inline void SumGroups(const __m512i (&v)[8], __m512i& first, __m512i& second) {
+  const __m512i a = SumQuarters(v[0], v[1], v[2], v[3]), b = SumQuarters(v[4], v[5], v[6], v[7]);
   const __m512i of_first =
-      _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27);
   const __m512i of_second =
-      _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-  __m512i a[4], b[4];
-#pragma GCC unroll 4
-  for (int t = 0; t < 4; ++t) {
-    if constexpr (kHalves) {
-      a[t] = _mm512_permutex2var_epi32(v[t], of_first, v[t + 4]);
-      b[t] = _mm512_permutex2var_epi32(v[t], of_second, v[t + 4]);
-    } else {
-      const __m512i swap =
-          _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
-      a[t] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xf0f0, v[t], v[t + 4]),
-                              _mm512_permutex2var_epi32(v[t], swap, v[t + 4]));
-    }
-  }
-  first = SumLanesOfGroups(a);
-  if constexpr (kHalves) second = SumLanesOfGroups(b);
+      _mm512_setr_epi32(4, 12, 5, 13, 6, 14, 7, 15, 20, 28, 21, 29, 22, 30, 23, 31);
+  first = _mm512_permutex2var_epi32(a, of_first, b);
+  second = _mm512_permutex2var_epi32(a, of_second, b);
+  if (!kHalves) first = _mm512_add_epi32(first, second);
 }
 
-// Adds the products of up to 16 groups, of which `pairs` pairs exist, to the chains of each row.
-template <typename Codec, int kRows>
-inline void AddChunk(const typename Codec::Block* chunk, const char* const (&x)[kRows],
-                     const PackedQuantRow& at, int64_t index, int pairs, __mmask16 mask,
-                     __m512 (&acc)[kRows]) {
+// The integer products of up to 16 groups and a row of x at `x`, for the groups in order.
+// Groups that do not exist: anything.
+template <typename Codec, bool kWhole, int kRows>
+inline void MultiplyPairs(const typename Codec::Block* chunk, const char* const (&x)[kRows],
+                          const PackedQuantRow& at, int64_t groups, __m512i (&sum)[kRows][2]) {
   __m512i v[kRows][8];
 #pragma GCC unroll 8
   for (int t = 0; t < 8; ++t) {
-    if (t >= pairs) {
+    if (!kWhole && 2 * t >= groups) {
       for (int r = 0; r < kRows; ++r) v[r][t] = _mm512_setzero_si512();
       continue;
     }
-    const __m512i codes = Codec::Codes(chunk, t);
+    const __m512i codes = Codec::Codes(chunk, t, kWhole || 2 * t + 1 < groups);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const char* from = x[r] + kChunk * index + 64 * t;
+      const char* from = x[r] + 64 * t;
       const __m512i high =
           _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, _mm512_loadu_si512(from + at.high()));
       v[r][t] = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), codes,
                                     _mm512_loadu_si512(from + at.low()));
     }
   }
-  __m512 scale[2];
-  Codec::Scales(chunk, scale[0], scale[1]);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) SumGroups<Codec::kHalves>(v[r], sum[r][0], sum[r][1]);
+}
+
+// The same by octets. A sum of a group is spread over four lanes only, in place of eight.
+template <typename Codec, bool kWhole, int kRows>
+inline void MultiplyOctets(const typename Codec::Block* chunk, const char* const (&x)[kRows],
+                           const PackedQuantRow& at, int64_t groups, __m512i (&sum)[kRows][2]) {
+  constexpr int64_t kOctetBlocks = 8 * kGroup / Codec::Block::kElements;
+  __m512i v[kRows][4];
+#pragma GCC unroll 2
+  for (int b = 0; b < 2; ++b) {
+    const int64_t count = kWhole ? 8 : Min(groups - 8 * b, 8);
+    if (count <= 0) {
+      for (int r = 0; r < kRows; ++r) v[r][2 * b] = v[r][2 * b + 1] = _mm512_setzero_si512();
+      continue;
+    }
+    const typename Codec::template Octet<kWhole> octet(chunk + b * kOctetBlocks, count);
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+      const __m512i first = octet.Codes(odd, 0), second = octet.Codes(odd, 1);
+      const int64_t even = (count + 1) / 2, pieces = odd == 0 ? even : count / 2;
+      const int64_t begin = 8 * kGroup * b + 32 * even * odd;
+      const __mmask16 mask = FirstOf16(4 * pieces);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const auto piece = [&](int64_t part, int64_t half) {
+          const char* from = x[r] + part + begin + 16 * pieces * half;
+          return kWhole ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi32(mask, from);
+        };
+        __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), first, piece(at.high_pieces(), 0));
+        s = _mm512_dpbusd_epi32(s, second, piece(at.high_pieces(), 1));
+        s = _mm512_dpbusd_epi32(_mm512_slli_epi32(s, 8), first, piece(at.low_pieces(), 0));
+        v[r][2 * b + odd] = _mm512_dpbusd_epi32(s, second, piece(at.low_pieces(), 1));
+      }
+    }
+  }
+  const __m512i in_order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    const char* lanes = x[r] + index * 64;  // 16 groups' numbers
-    __m512i sum[2];
-    SumGroups<Codec::kHalves>(v[r], sum[0], sum[1]);
+    sum[r][0] = _mm512_permutexvar_epi32(in_order, SumQuarters(v[r][0], v[r][1], v[r][2], v[r][3]));
+    if constexpr (Codec::kOddTimes != 1) {
+      constexpr int kOdd = __builtin_ctz(Codec::kOddTimes);
+      sum[r][0] = _mm512_srav_epi32(sum[r][0], _mm512_set1_epi64(int64_t{kOdd} << 32));
+    }
+  }
+}
+
+// Adds the products of a chunk, of which `groups` groups exist unless kWhole, to the chains of each
+// row.
+template <typename Codec, bool kWhole, int kRows>
+inline void AddChunk(const typename Codec::Block* chunk, const char* const (&x_rows)[kRows],
+                     const PackedQuantRow& at, int64_t index, int64_t groups,
+                     __m512 (&acc)[kRows]) {
+  const char* x[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) x[r] = x_rows[r] + kChunk * index;
+  __m512i sum[kRows][2];
+  if constexpr (Codec::kOctets) {
+    MultiplyOctets<Codec, kWhole, kRows>(chunk, x, at, groups, sum);
+  } else {
+    MultiplyPairs<Codec, kWhole, kRows>(chunk, x, at, groups, sum);
+  }
+  __m512 scale[2];
+  Codec::template Scales<kWhole>(chunk, groups, scale[0], scale[1]);
+  const __mmask16 mask = kWhole ? 0xffff : FirstOf16(groups);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const char* lanes = x_rows[r] + index * 64;  // 16 groups' numbers
     const __m512 x_scale = _mm512_maskz_loadu_ps(mask, lanes + at.scales());
     if constexpr (Codec::kOffset != 0) {
       constexpr int kShift = __builtin_ctz(Codec::kOffset);
@@ -117,15 +159,16 @@ inline void AddChunk(const typename Codec::Block* chunk, const char* const (&x)[
       if constexpr (Codec::kHalves) {
         const __m512i first = _mm512_maskz_loadu_epi32(mask, lanes + at.first_sums());
         total = _mm512_sub_epi32(total, first);
-        sum[1] = _mm512_sub_epi32(sum[1], _mm512_slli_epi32(total, kShift));
+        sum[r][1] = _mm512_sub_epi32(sum[r][1], _mm512_slli_epi32(total, kShift));
         total = first;
       }
-      sum[0] = _mm512_sub_epi32(sum[0], _mm512_slli_epi32(total, kShift));
+      sum[r][0] = _mm512_sub_epi32(sum[r][0], _mm512_slli_epi32(total, kShift));
     }
-    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[0]), _mm512_mul_ps(scale[0], x_scale), acc[r]);
+    acc[r] =
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][0]), _mm512_mul_ps(scale[0], x_scale), acc[r]);
     if constexpr (Codec::kHalves) {
       acc[r] =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[1]), _mm512_mul_ps(scale[1], x_scale), acc[r]);
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][1]), _mm512_mul_ps(scale[1], x_scale), acc[r]);
     }
     if constexpr (Codec::kMins) {
       acc[r] = _mm512_fnmadd_ps(scale[1], _mm512_maskz_loadu_ps(mask, lanes + at.sums()), acc[r]);
@@ -156,19 +199,13 @@ inline const typename Codec::Block* WeightRow(const Product& p, int64_t o) {
 }
 
 // Asks for weights ahead of their use: the hardware's own prefetching ends with every 4 KiB page.
-// Where reading is what takes time, into the L2 cache, which takes more requests at once; where
-// decoding is, into the L1.
+// Into the L2 cache, which takes more requests at once than the L1.
 template <typename Block>
-inline void Prefetch(const Block* chunk) {
-  constexpr int64_t kBytes = kChunk / Block::kElements * int64_t{sizeof(Block)};
-  const char* p = reinterpret_cast<const char*>(chunk);
-  for (int64_t line = 0; line < kBytes; line += 64) {
-    if constexpr (kBytes > 400) {
-      _mm_prefetch(p + 8192 + line, _MM_HINT_T1);
-    } else {
-      _mm_prefetch(p + 4096 + line, _MM_HINT_T0);
-    }
-  }
+inline void Prefetch(const Block* chunk, int64_t elements) {
+  constexpr int64_t kAhead = kChunk / Block::kElements * sizeof(Block) > 400 ? 8192 : 16384;
+  const char* p = reinterpret_cast<const char*>(chunk) + kAhead;
+  const int64_t bytes = elements / Block::kElements * int64_t{sizeof(Block)};
+  for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(p + line, _MM_HINT_T1);
 }
 
 // The sums of outputs [o, o + outs), at most 16, from their chains, [16 outputs, kRows, 16].
@@ -210,14 +247,12 @@ void RowsOfX(const ProductBlock& block, int64_t row, float* scratch) {
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) acc[r] = _mm512_setzero_ps();
       for (int64_t i = 0; i < chunks; ++i, w += kBlocks) {
-        Prefetch(w);
-        AddChunk<Codec, kRows>(w, x, at, i, 8, 0xffff, acc);
+        Prefetch(w, kChunk);
+        AddChunk<Codec, true, kRows>(w, x, at, i, 16, acc);
       }
       if (left != 0) {
-        PartialChunk<Block> end;
-        end.Fill(w, left / Block::kElements);
-        AddChunk<Codec, kRows>(end.blocks, x, at, chunks, static_cast<int>((left + 63) / 64),
-                               FirstOf16(left / kGroup), acc);
+        Prefetch(w, left);
+        AddChunk<Codec, false, kRows>(w, x, at, chunks, left / kGroup, acc);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) _mm512_store_ps(scratch + (n * kRows + r) * 16, acc[r]);
@@ -248,7 +283,7 @@ void DecodeHalf(const Product& p, int64_t o, int64_t outs, int half, const Panel
       }
       __m512 s[2];
       s[1] = _mm512_setzero_ps();
-      Codec::Scales(w[n], s[0], s[1]);
+      Codec::template Scales<true>(w[n], 16, s[0], s[1]);
       scale[n] = reinterpret_cast<__m512i>(s[0]);
       second[n] = reinterpret_cast<__m512i>(s[1]);
     }
@@ -406,25 +441,29 @@ void PanelsOfX(const ProductBlock& block, float* scratch) {
   }
 }
 
+template <typename Codec, int kRows>
+void FewRowsOfX(const ProductBlock& block, int64_t row, int64_t rows, float* scratch) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      RowsOfX<Codec, kRows>(block, row, scratch);
+    } else {
+      FewRowsOfX<Codec, kRows - 1>(block, row, rows, scratch);
+    }
+  }
+}
+
 // The same for few rows, all of them while 16 outputs' weights are in cache.
 template <typename Codec>
-void FewRowsOfX(const ProductBlock& block, float* scratch) {
+void TilesOfX(const ProductBlock& block, float* scratch) {
+  constexpr int kMaxRows = Codec::kOctets ? 4 : 3;
+  const int64_t rows = block.row_end - block.row_begin, tiles = (rows + kMaxRows - 1) / kMaxRows;
   ProductBlock part = block;
   for (int64_t o = block.out_begin; o < block.out_end; o += 16) {
     part.out_begin = o;
     part.out_end = Min(o + 16, block.out_end);
-    int64_t row = block.row_begin;
-    for (int64_t left; (left = block.row_end - row) > 0;) {
-      if (left == 1) {
-        RowsOfX<Codec, 1>(part, row, scratch);
-        row += 1;
-      } else if (left == 2 || left == 4) {
-        RowsOfX<Codec, 2>(part, row, scratch);
-        row += 2;
-      } else {
-        RowsOfX<Codec, 3>(part, row, scratch);
-        row += 3;
-      }
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t row = tile * rows / tiles, end = (tile + 1) * rows / tiles;
+      FewRowsOfX<Codec, kMaxRows>(part, block.row_begin + row, end - row, scratch);
     }
   }
 }
@@ -434,8 +473,17 @@ void RunCodec(const ProductBlock& block, float* scratch) {
   if (block.row_end - block.row_begin >= kMinPanelRows) {
     PanelsOfX<Codec>(block, scratch);
   } else {
-    FewRowsOfX<Codec>(block, scratch);
+    TilesOfX<Codec>(block, scratch);
   }
+}
+
+inline void StoreBytes(__m256i bytes, int64_t group, const PackedQuantRow& at, char* in_order,
+                       char* by_pieces) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(in_order + 32 * group), bytes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(by_pieces + at.Piece(group, 0)),
+                   _mm256_castsi256_si128(bytes));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(by_pieces + at.Piece(group, 1)),
+                   _mm256_extracti128_si256(bytes, 1));
 }
 
 // One group of x to its places in a packed row.
@@ -461,11 +509,10 @@ inline void PackGroup(__m512 first, __m512 second, int64_t group, int64_t place,
   const __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(low_words)),
                                            _mm512_cvtepi32_epi16(high_words), 1);
   _mm512_storeu_si512(to + at.words() + 64 * place, words);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + at.low() + 32 * group),
-                      _mm512_cvtepi16_epi8(words));
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(to + at.high() + 32 * group),
-      _mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(words, _mm512_set1_epi16(128)), 8)));
+  StoreBytes(_mm512_cvtepi16_epi8(words), group, at, to + at.low(), to + at.low_pieces());
+  const __m512i rounded_up = _mm512_add_epi16(words, _mm512_set1_epi16(128));
+  StoreBytes(_mm512_cvtepi16_epi8(_mm512_srai_epi16(rounded_up, 8)), group, at, to + at.high(),
+             to + at.high_pieces());
   const int32_t first_sum = _mm512_reduce_add_epi32(low_words);
   const int32_t sum = first_sum + _mm512_reduce_add_epi32(high_words);
   float scale;

@@ -1,6 +1,6 @@
 // Matrix products with block-quantised weights in integers: the part of the quantised AVX-512
 // kernels that deals with Q8_0, Q4_0, Q5_0, Q4_K, Q5_K and Q6_K. For x86-64 with AVX512_VNNI,
-// AVX512_BF16 and GFNI only.
+// AVX512_VBMI, AVX512_BF16 and GFNI only.
 //
 // Activations are rounded to bf16, and each group of 32 to 16-bit integers times a power of two:
 // numbers down to 2^-7 of the group's largest exactly, smaller ones to 2^-15 of it. The product of
@@ -21,7 +21,7 @@ namespace mla::cpu {
 // groups. Integer i of group g is words[32 p + i] = 256 high[32 g + i] + low[32 g + i], where p is
 // the group's place in the order of additions (see ChainOrder).
 struct PackedQuantRow {
-  static constexpr int64_t kElementSize = 5;  // a tenth is left over
+  static constexpr int64_t kElementSize = 7;  // half a byte is left over
 
   explicit PackedQuantRow(int64_t elements) : stride(elements) {}
   int64_t stride;
@@ -35,6 +35,18 @@ struct PackedQuantRow {
   int64_t sums() const { return scales() + stride / 8; }        // float [groups]
   int64_t integer_sums() const { return sums() + stride / 8; }  // int32_t [groups]
   int64_t first_sums() const { return integer_sums() + stride / 8; }
+  // The bytes once more, by pieces (see Piece).
+  int64_t high_pieces() const { return first_sums() + stride / 8; }  // int8_t [stride]
+  int64_t low_pieces() const { return high_pieces() + stride; }      // int8_t [stride]
+
+  // Where half `half` of a group lies among the pieces, which are 16 elements each. Of every eight
+  // groups the first halves of those with even numbers come first, then their second halves, then
+  // the same of the others: a vector holds what meets the low or the high halves of 64 bytes.
+  int64_t Piece(int64_t group, int half) const {
+    const int64_t begin = group / 8 * 8, left = stride / 32 - begin, count = left < 8 ? left : 8;
+    const int64_t even = (count + 1) / 2, of_one_half = group % 2 == 0 ? even : count / 2;
+    return 32 * begin + 16 * (group % 2 * 2 * even + half * of_one_half + group % 8 / 2);
+  }
 };
 
 // The place of each group in the order of additions: the chain of g < 16 begins at Begin(g).
