@@ -232,6 +232,15 @@ TEST_F(LinearTest, NoRowsAndNoInputs) {
       const Status status = Linear({.x = empty.view(), .targets = {&only_bias, 1}}, context);
       if (!status.ok()) continue;  // refused by the operator's own validation
       for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(y.At(i), bias.At(i % 4));
+      // Products over no inputs are zero, whatever the call before has left in scratch memory.
+      TestTensor zeros(DType::kF32, {2, 3, 64});
+      for (const int64_t in : {int64_t{8}, int64_t{0}}) {
+        const TestTensor q = TestTensor(DType::kF32, {2, 3, in}).Fill(random_);
+        const TestTensor w_uk =
+            TestTensor(DType::kBF16, {3, 64, in}, {64 * in, 1, 64}).Fill(random_);
+        EXPECT_TRUE(HeadLinear({.x = q.view(), .w = w_uk.view(), .y = zeros.view()}, context).ok());
+      }
+      for (int64_t i = 0; i < zeros.size(); ++i) EXPECT_EQ(zeros.At(i), 0);
     }
   });
 }

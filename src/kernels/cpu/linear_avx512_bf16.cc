@@ -196,8 +196,8 @@ struct StoredWeights {
   __m512i Row(const Bf16Bits* from) const {
     return kMasked ? _mm512_maskz_loadu_epi16(mask, from) : _mm512_loadu_si512(from);
   }
-  WeightPair At(int64_t k, int strip) const {
-    const Bf16Bits* from = w + k * stride + 32 * strip;
+  WeightPair At(int64_t k) const {
+    const Bf16Bits* from = w + k * stride;
     // An odd last row pairs with zeros, as the padding of x does.
     return Interleave(Row(from), k + 1 < in ? Row(from + stride) : _mm512_setzero_si512());
   }
@@ -207,7 +207,7 @@ struct StoredWeights {
 struct InterleavedWeights {
   const Bf16Bits* strip;
 
-  WeightPair At(int64_t k, int) const {
+  WeightPair At(int64_t k) const {
     return {LoadBf16(strip + k * 32), LoadBf16(strip + k * 32 + 32)};
   }
 };
@@ -239,7 +239,7 @@ inline void AxpyTile(const Product& p, int64_t row, int64_t o, __mmask32 mask,
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
   for (int64_t k = 0; k < p.in; k += 2) {
-    const WeightPair wk = weights.At(k, 0);
+    const WeightPair wk = weights.At(k);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
       const __m512bh xk = BroadcastPair(x + m * p.x_stride + k);
@@ -271,7 +271,9 @@ constexpr __mmask32 kAllOutputs = 0xffffffffu;
 constexpr int64_t kStreamOuts = 512;  // whose sums fit the L1 cache for kMostStreamRows
 constexpr int64_t kStreamDepth = 4;   // weight rows at a time
 constexpr int64_t kStreamAhead = 8;   // weight rows
-constexpr int kMostStreamRows = 4;
+constexpr int kMostStreamRows = 4;    // of x, together
+constexpr int64_t kMinAxpyRows = 8;   // fewer of a block are streamed in parts
+static_assert(kMostStreamRows * kStreamOuts <= kInterleavedFloats);  // of scratch
 
 // Adds the products over [k, k + kDepth), as far as there are any, to sums [kRows, kStreamOuts].
 template <int kRows, int kDepth>
@@ -285,6 +287,8 @@ inline void AddStream(const Product& p, int64_t row, int64_t k, int64_t strips,
     for (int i = 0; i < kDepth / 2; ++i) xk[m][i] = BroadcastPair(x + m * p.x_stride + 2 * i);
   }
   for (int64_t strip = 0; strip < strips; ++strip) {
+    StoredWeights<false> of_strip = weights;
+    of_strip.w += 32 * strip;
     __m512 acc[kRows][2];
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) {
@@ -294,8 +298,8 @@ inline void AddStream(const Product& p, int64_t row, int64_t k, int64_t strips,
     }
 #pragma GCC unroll 2
     for (int i = 0; i < kDepth / 2; ++i) {
-      const WeightPair wk = weights.At(k + 2 * i, static_cast<int>(strip));
-      const Bf16Bits* ahead = weights.w + (k + 2 * i + kStreamAhead) * weights.stride + 32 * strip;
+      const WeightPair wk = of_strip.At(k + 2 * i);
+      const Bf16Bits* ahead = of_strip.w + (k + 2 * i + kStreamAhead) * of_strip.stride;
       Prefetch(ahead);
       Prefetch(ahead + weights.stride);
 #pragma GCC unroll 4
@@ -313,19 +317,18 @@ inline void AddStream(const Product& p, int64_t row, int64_t k, int64_t strips,
   }
 }
 
-// All rows of a block, kRows in number, and outputs [o, o + 32 * strips).
+// Rows [row, row + kRows) and outputs [o, o + 32 * strips).
 template <int kRows>
-void AxpyStream(const ProductBlock& block, int64_t o, int64_t strips, float* sums) {
-  const Product& p = *block.product;
+void AxpyStream(const Product& p, int64_t row, int64_t o, int64_t strips, float* sums) {
   const StoredWeights<false> weights = {static_cast<const Bf16Bits*>(p.w) + o, p.w_stride, p.in,
                                         kAllOutputs};
   int64_t k = 0;
   for (; k + kStreamDepth <= p.in; k += kStreamDepth) {
-    AddStream<kRows, kStreamDepth>(p, block.row_begin, k, strips, weights, sums);
+    AddStream<kRows, kStreamDepth>(p, row, k, strips, weights, sums);
   }
-  for (; k < p.in; k += 2) AddStream<kRows, 2>(p, block.row_begin, k, strips, weights, sums);
+  for (; k < p.in; k += 2) AddStream<kRows, 2>(p, row, k, strips, weights, sums);
   for (int m = 0; m < kRows; ++m) {
-    float* y = p.y + (block.row_begin + m) * p.y_stride + o;
+    float* y = p.y + (row + m) * p.y_stride + o;
     for (int64_t strip = 0; strip < strips; ++strip) {
       const float* at = sums + m * kStreamOuts + 32 * strip;
       StoreInOrder(_mm512_load_ps(at), _mm512_load_ps(at + 16), kAllOutputs, y + 32 * strip);
@@ -333,16 +336,19 @@ void AxpyStream(const ProductBlock& block, int64_t o, int64_t strips, float* sum
   }
 }
 
-// Whole strips of a block of few rows; returns where the others begin.
+// Whole strips of a block of few rows and some inputs; returns where the others begin.
 int64_t AxpyFewRows(const ProductBlock& block, float* sums) {
+  const Product& p = *block.product;
   int64_t o = block.out_begin;
   while (o + 32 <= block.out_end) {
     const int64_t strips = Min(kStreamOuts, block.out_end - o) / 32;
-    switch (block.row_end - block.row_begin) {
-      case 1: AxpyStream<1>(block, o, strips, sums); break;
-      case 2: AxpyStream<2>(block, o, strips, sums); break;
-      case 3: AxpyStream<3>(block, o, strips, sums); break;
-      default: AxpyStream<kMostStreamRows>(block, o, strips, sums); break;
+    for (int64_t row = block.row_begin; row < block.row_end; row += kMostStreamRows) {
+      switch (block.row_end - row) {
+        case 1: AxpyStream<1>(p, row, o, strips, sums); break;
+        case 2: AxpyStream<2>(p, row, o, strips, sums); break;
+        case 3: AxpyStream<3>(p, row, o, strips, sums); break;
+        default: AxpyStream<kMostStreamRows>(p, row, o, strips, sums); break;
+      }
     }
     o += 32 * strips;
   }
@@ -353,7 +359,7 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
   const int64_t rows = block.row_end - block.row_begin;
   const bool interleave = rows >= kMinRowsToInterleave && p.in <= kMaxInToInterleave;
-  int64_t o = rows <= kMostStreamRows ? AxpyFewRows(block, scratch) : block.out_begin;
+  int64_t o = rows < kMinAxpyRows && p.in > 0 ? AxpyFewRows(block, scratch) : block.out_begin;
   for (; o < block.out_end; o += 32) {
     const int64_t outs = Min(32, block.out_end - o);
     const __mmask32 mask = outs == 32 ? kAllOutputs : (1u << outs) - 1;
@@ -365,7 +371,7 @@ void AxpyBlock(const ProductBlock& block, float* scratch) {
     }
     auto* strip = reinterpret_cast<Bf16Bits*>(scratch);
     for (int64_t k = 0; k < p.in; k += 2) {
-      const WeightPair pair = stored.At(k, 0);
+      const WeightPair pair = stored.At(k);
       _mm512_store_si512(strip + k * 32, reinterpret_cast<__m512i>(pair.low));
       _mm512_store_si512(strip + k * 32 + 32, reinterpret_cast<__m512i>(pair.high));
     }
@@ -389,7 +395,8 @@ void RunBlock(const ProductBlock& block, float* scratch) {
 #pragma GCC pop_options
 #endif
 
-// Accumulators between panels, interleaved weights, or what many rows take.
+// Accumulators between panels (of fewer than kMinManyRows rows), interleaved weights, the sums of
+// streamed ones, or what many rows take.
 int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
   const int64_t floats = kPanelFloats > kInterleavedFloats ? kPanelFloats : kInterleavedFloats;
   if (block_rows < kMinManyRows) return floats;
@@ -399,7 +406,7 @@ int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 
 // Of a row of x, so that blocks have all the rows that they may: many rows stream past the weights,
 // and the copy of these pays the better the more there are.
-constexpr int64_t kCachedElements = 240;
+constexpr int64_t kCachedElements = LinearPlan::kMostRowsBytes / sizeof(Bf16Bits);
 
 constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats,   PackRows,
                                     RunBlock,         HasManyRowsBf16, PackManyRowsTile};

@@ -24,6 +24,7 @@ constexpr int64_t kGroup = 32;  // elements along k: a pair for each of the sums
 constexpr int kSums = 16;
 constexpr int kOuts = 32;  // of a panel: two vectors
 constexpr int kTileRows = LinearBackend::kTileRows;
+static_assert(LinearPlan::kRowQuantum % kTileRows == 0);  // blocks begin with a tile
 constexpr int kRowStep = 3;                   // the last rows of a block are rounded up to it
 constexpr int64_t kMaxXFloats = 1024 * 1024;  // of the rows that pass by a panel: L3 cache
 

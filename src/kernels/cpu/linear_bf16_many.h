@@ -17,7 +17,8 @@ namespace mla::cpu {
 // The part of a row of FP8 weights whose products share a scale: a chain of dot products, whose 16
 // sums are then scaled and added to those of the runs before. Begins at a multiple of 32.
 struct ScaleRun {
-  ScaleRun(const Product& p) : cols(p.w_scales.cols), in(p.in), index(p.w_scales.col0 / cols) {
+  explicit ScaleRun(const Product& p)
+      : cols(p.w_scales.cols), in(p.in), index(p.w_scales.col0 / cols) {
     end = EndOf((index + 1) * cols - p.w_scales.col0);
   }
   bool exists() const { return begin < in; }
@@ -39,16 +40,14 @@ inline constexpr int64_t kMinManyRows = 24;
 // Whether a product of bf16 weights has as many, and weights contiguous along `in`.
 bool HasManyRowsBf16(const Product& product);
 
-// LinearBackend::pack_tile for both.
+// LinearBackend::pack_tile for both; rows of x bf16, padded with zeros to a multiple of 32.
 void PackManyRowsTile(const Product& product, int64_t tile, void* to);
 
-// For products with x_tiles; rows of x bf16, padded with zeros to a multiple of 32. `scratch`:
-// ManyRowsScratchFloats(packed_stride), 64-byte aligned.
+// For products with x_tiles. `scratch`: ManyRowsScratchFloats(packed_stride), 64-byte aligned.
 void RunManyRowsBf16(const ProductBlock& block, float* scratch);
 
-// Writes elements [k, k + count) of rows [o, o + 16) as bf16 to `to`, [16, kDecodedColumns], and
-// zeros after them up to a multiple of 32. Of the rows `outs` exist; the last stands for the
-// others.
+// Writes elements [k, k + count) of rows [o, o + 16) as bf16 to `to`, [16, kDecodedColumns]. Of the
+// rows `outs` exist; the last stands for the others.
 using DecodeWeights = void (*)(const Product& product, int64_t o, int64_t outs, int64_t k,
                                int64_t count, uint16_t* to);
 inline constexpr int64_t kDecodedColumns = 256;

@@ -65,7 +65,8 @@ void PackTiles(const LinearBackend& backend, std::span<Product> products, const 
     }
     p.x_tiles = packed.back().to;
   }
-  ParallelFor(context.threads, tiles, [&](int64_t tile, int) {
+  const bool parallel = tiles * kTileRows * x.stride >= kMinParallelPack;
+  ParallelFor(parallel ? context.threads : nullptr, tiles, [&](int64_t tile, int) {
     const auto after = std::upper_bound(
         packed.begin(), packed.end(), tile,
         [](int64_t index, const TiledRows& rows) { return index < rows.first_tile; });

@@ -14,8 +14,6 @@ constexpr int64_t kTasksPerThread = 8;
 // Blocks differ in their rows (experts) and number: dealt out singly they balance better, as long
 // as they are not much smaller than a task should be.
 constexpr int64_t kMaxTasksPerWanted = 4;
-// Multiples of every kernel's register tile.
-constexpr int64_t kRowQuantum = 24;
 constexpr int64_t kOutQuantum = 32;
 
 int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

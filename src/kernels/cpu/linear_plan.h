@@ -58,9 +58,12 @@ class LinearPlan {
   // row.
   LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num_threads);
 
-  static constexpr int64_t kMaxBlockRows = 528;
+  // Multiples of every kernel's tile of rows.
+  static constexpr int64_t kRowQuantum = 24, kMaxBlockRows = 22 * kRowQuantum;
   // Half of a 512 KiB L2 cache for the activations of a block; the rest for weights on their way.
   static constexpr int64_t kXBlockBytes = 256 * 1024;
+  // What a row may count for at most, if blocks are to have all the rows that they may.
+  static constexpr int64_t kMostRowsBytes = kXBlockBytes / kMaxBlockRows;
 
   int64_t num_tasks() const { return num_tasks_; }
   int64_t block_rows() const { return row_block_; }  // at most

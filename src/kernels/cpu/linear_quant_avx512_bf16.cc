@@ -24,8 +24,8 @@
 namespace mla::cpu {
 namespace {
 
-constexpr int64_t kGroup = 32;  // block scales begin at multiples of it
-constexpr int kOuts = 4;
+constexpr int64_t kGroup = 32;          // block scales begin at multiples of it
+constexpr int kMaxRows = 2, kOuts = 4;  // of a tile
 // Up to so many rows of x, weights are decoded in registers as they pass.
 constexpr int64_t kMaxStreamedRows = 8;
 
@@ -98,9 +98,9 @@ struct Weights {
 
 template <int kRows>
 inline void StoreTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_t outs,
-                      const __m512 (&acc)[16]) {
-  alignas(64) float sums[16];
-  _mm512_store_ps(sums, SumLanes(acc));
+                      const __m512 (&acc)[kMaxRows * kOuts]) {
+  float sums[kMaxRows * kOuts];
+  _mm256_storeu_ps(sums, SumLanes8(acc));
   for (int m = 0; m < kRows; ++m) {
     float* y = p.y + (row + m) * p.y_stride + o;
     for (int64_t n = 0; n < outs; ++n) {
@@ -118,11 +118,11 @@ inline const Bf16Bits* XRow(const Product& p, int64_t row) {
 // acc[m, n] += scale[n] * run[m, n].
 template <int kRows>
 inline void AddRun(const Weights& w, int64_t index, const __m512 (&run)[kRows][kOuts],
-                   __m512 (&acc)[16]) {
+                   __m512 (&acc)[kMaxRows * kOuts]) {
 #pragma GCC unroll 4
   for (int n = 0; n < kOuts; ++n) {
     const __m512 scale = _mm512_set1_ps(w.scales[n][index]);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int m = 0; m < kRows; ++m) {
       acc[m * kOuts + n] = _mm512_fmadd_ps(run[m][n], scale, acc[m * kOuts + n]);
     }
@@ -157,9 +157,9 @@ void StreamedTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_
   const F8Decoder decode;
   const Bf16Bits* x[kRows];
   for (int m = 0; m < kRows; ++m) x[m] = XRow(p, row + m);
-  __m512 acc[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) acc[i] = _mm512_setzero_ps();
+  __m512 acc[kMaxRows * kOuts];
+#pragma GCC unroll 8
+  for (__m512& sum : acc) sum = _mm512_setzero_ps();
   for (ScaleRun run(p); run.exists(); run.Next()) {
     __m512 sums[kRows][kOuts];
 #pragma GCC unroll 2
@@ -235,12 +235,12 @@ int64_t F8ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 }
 
 // So that blocks have all the rows that they may, as for bf16.
-constexpr int64_t kF8Panel = 240;
+constexpr int64_t kF8Panel = LinearPlan::kMostRowsBytes / sizeof(Bf16Bits);
 constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel,    F8ScratchFloats, PackRows,
                                RunF8Block,       HasManyRows, PackManyRowsTile};
 
 // Activations stream past weights that are turned around once per block: the more rows share that
-// the better, and few of them need be in cache.
+// the better, and few of them need be in cache. Taller blocks than these (264 rows) gain nothing.
 constexpr int64_t kIntegerPanel = 136;
 constexpr LinearBackend kIntegers = {PackedQuantRow::kElementSize, kIntegerPanel,
                                      IntegerScratchFloats, PackQuantRows, RunIntegerBlock};

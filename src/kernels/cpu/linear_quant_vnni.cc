@@ -407,15 +407,14 @@ template <typename Codec>
 void PanelsOfX(const ProductBlock& block, float* scratch) {
   const Product& p = *block.product;
   const PackedQuantRow at(p.x_stride);
-  const int64_t groups = p.in / kGroup;
+  const int64_t groups = p.in / kGroup, rows = block.row_end - block.row_begin;
   PanelScratch panel;
   panel.sums = scratch;
-  panel.scales = panel.sums + LinearPlan::kMaxBlockRows * kStrip;
+  panel.scales = panel.sums + rows * kStrip;
   panel.second = panel.scales + groups * kStrip;
   panel.codes = reinterpret_cast<int16_t*>(panel.second + groups * kStrip);
   const int64_t row_bytes = at.bytes();
   const char* x = static_cast<const char*>(p.x) + block.row_begin * row_bytes;
-  const int64_t rows = block.row_end - block.row_begin;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   for (int64_t o = block.out_begin; o < block.out_end; o += kStrip) {
     const int64_t outs = Min(kStrip, block.out_end - o);
@@ -441,20 +440,21 @@ void PanelsOfX(const ProductBlock& block, float* scratch) {
   }
 }
 
+// RowsOfX of `rows` rows, at most kRows.
 template <typename Codec, int kRows>
-void FewRowsOfX(const ProductBlock& block, int64_t row, int64_t rows, float* scratch) {
+void TileOfX(const ProductBlock& block, int64_t row, int64_t rows, float* scratch) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
       RowsOfX<Codec, kRows>(block, row, scratch);
     } else {
-      FewRowsOfX<Codec, kRows - 1>(block, row, rows, scratch);
+      TileOfX<Codec, kRows - 1>(block, row, rows, scratch);
     }
   }
 }
 
-// The same for few rows, all of them while 16 outputs' weights are in cache.
+// As PanelsOfX for few rows, all of them while 16 outputs' weights are in cache.
 template <typename Codec>
-void TilesOfX(const ProductBlock& block, float* scratch) {
+void FewRowsOfX(const ProductBlock& block, float* scratch) {
   constexpr int kMaxRows = Codec::kOctets ? 4 : 3;
   const int64_t rows = block.row_end - block.row_begin, tiles = (rows + kMaxRows - 1) / kMaxRows;
   ProductBlock part = block;
@@ -463,7 +463,7 @@ void TilesOfX(const ProductBlock& block, float* scratch) {
     part.out_end = Min(o + 16, block.out_end);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = tile * rows / tiles, end = (tile + 1) * rows / tiles;
-      FewRowsOfX<Codec, kMaxRows>(part, block.row_begin + row, end - row, scratch);
+      TileOfX<Codec, kMaxRows>(part, block.row_begin + row, end - row, scratch);
     }
   }
 }
@@ -473,7 +473,7 @@ void RunCodec(const ProductBlock& block, float* scratch) {
   if (block.row_end - block.row_begin >= kMinPanelRows) {
     PanelsOfX<Codec>(block, scratch);
   } else {
-    TilesOfX<Codec>(block, scratch);
+    FewRowsOfX<Codec>(block, scratch);
   }
 }
 
@@ -569,9 +569,9 @@ void PackQuantRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, b
 
 void RunIntegerBlock(const ProductBlock& block, float* scratch) { RunBlockOf(block, scratch); }
 
-int64_t IntegerScratchFloats(int64_t packed_stride, int64_t /*block_rows*/) {
+int64_t IntegerScratchFloats(int64_t packed_stride, int64_t block_rows) {
   const int64_t groups = packed_stride / kGroup;
-  return LinearPlan::kMaxBlockRows * kStrip + groups * (2 * kStrip + kGroupWords / 2);
+  return block_rows * kStrip + groups * (2 * kStrip + kGroupWords / 2);
 }
 
 }  // namespace mla::cpu

@@ -5,8 +5,8 @@
 // barriers:
 //   - output += P * V of the first half of tile j, each warp 64 columns of d_v; and the scores of
 //     tile j + 1, each warp a group of codes with a quarter of k_pe, and a slice of the tokens
-//   - the softmax of tile j + 1 by half of the warps, while the first of the others asks for
-//     copies; and output += P * V of the second half of tile j
+//   - the softmax of tile j + 1 by half of the warps, while (from 9.0 on) the first of the others
+//     asks for copies; and output += P * V of the second half of tile j
 #ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_H_
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_H_
 

@@ -49,7 +49,8 @@ class Values {
       if (valid < kBlockTokens) ClearRowsFrom(valid);
       BarrierWait(SharedAddress(&shared_.softmaxed[block_.slot]), block_.parity);
       if (begun) Rescale(o);
-      // The scores of the next block come first: the products here then cover their softmax.
+      // The scores of the next block come first, unless keys are converted: the products here then
+      // cover their softmax.
       if (!S::kConverted && blocks > 1) {
         const BlockPosition<S> next = block_.Plus(1);
         BarrierWait(SharedAddress(&shared_.scored[next.slot]), next.parity);
