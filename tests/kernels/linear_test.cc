@@ -424,7 +424,7 @@ TEST_P(HeadLinearTest, EqualBitsForAnyRowsAndThreads) {
         for (const std::string& kernel : KernelsFor(isa, mode, dtype)) {
           Context context = ContextFor(kernel, mode);
           const TestTensor all = Run(x, w, context);
-          for (int64_t row = 0, count = 1; row < rows; row += count, count = count % 5 + 1) {
+          for (int64_t row = 0, count = 1; row < rows; row += count, count = count % 9 + 1) {
             const int64_t end = std::min(row + count, rows);
             TestTensor y(DType::kF32, {end - row, heads, out});
             ASSERT_TRUE(HeadLinear({.x = x.view().Slice(0, row, end), .w = w.view(), .y = y.view()},

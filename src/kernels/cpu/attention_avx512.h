@@ -76,12 +76,6 @@ inline void PackTransposed(const SourceRows& src, const Panels& dst, float*) {
   }
 }
 
-inline __m512bh BroadcastPair(const uint16_t* p) {
-  int32_t pair;
-  __builtin_memcpy(&pair, p, sizeof(pair));
-  return (__m512bh)_mm512_set1_epi32(pair);
-}
-
 // 2^x for x <= 0, to about 3e-7.
 inline __m512 Exp2(__m512 x) {
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

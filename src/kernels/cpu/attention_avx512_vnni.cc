@@ -45,10 +45,6 @@ struct Parts {
   int32_t all;
 };
 
-inline __mmask64 FirstOf64(int64_t n) {
-  return n >= 64 ? ~__mmask64{0} : n <= 0 ? 0 : (__mmask64{1} << n) - 1;
-}
-
 inline __m512i BroadcastQuad(const void* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, sizeof(quad));

@@ -35,6 +35,17 @@ inline __m512bh LoadBf16(const Bf16Bits* p, __mmask32 mask) {
   return AsBf16(_mm512_maskz_loadu_epi16(mask, p));
 }
 
+inline __m512bh BroadcastPair(const Bf16Bits* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return AsBf16(_mm512_set1_epi32(pair));
+}
+
+// The first n of 64 lanes; all from 64 on, none from 0 down.
+inline __mmask64 FirstOf64(int64_t n) {
+  return n >= 64 ? ~__mmask64{0} : n > 0 ? (__mmask64{1} << n) - 1 : 0;
+}
+
 // LinearBackend::pack_rows to bf16.
 inline void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t in, bool /*round*/,
                      void* packed, int64_t packed_stride) {
@@ -81,32 +92,7 @@ inline void Transpose16(__m512i (&r)[16]) {
 
 // Lane i of the result is the sum of the lanes of v[i], by the same tree for every i: each step
 // adds halves of half as many lanes, packing two inputs into one.
-inline __m512 SumLanes(const __m512 (&v)[16]) {
-  const __m512i swap128 =
-      _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
-  __m512 half[8], quarter[4], eighth[2];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, v[i], v[i + 8]),
-                            _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    quarter[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, half[i], half[i + 4]),
-                               _mm512_permutex2var_ps(half[i], swap128, half[i + 4]));
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    eighth[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, quarter[i], quarter[i + 2]),
-                              _mm512_shuffle_ps(quarter[i], quarter[i + 2], 0x4e));
-  }
-  const __m512 swapped = _mm512_mask_blend_ps(0x5555, eighth[0], eighth[1]);
-  return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, eighth[0], eighth[1]),
-                       _mm512_permute_ps(swapped, 0xb1));
-}
-
-// The same, to the bit, for eight vectors.
-inline __m256 SumLanes8(const __m512 (&v)[8]) {
+inline __m256 SumLanes(const __m512 (&v)[8]) {
   __m256 half[8], quarter[4], eighth[2];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {

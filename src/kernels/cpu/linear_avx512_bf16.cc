@@ -128,7 +128,7 @@ struct DotColumns {
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) {
       if (panel.last) {
-        Store(row + m, SumLanes8(acc[m]));
+        Store(row + m, SumLanes(acc[m]));
         continue;
       }
 #pragma GCC unroll 8
@@ -214,12 +214,6 @@ struct InterleavedWeights {
 constexpr int64_t kMinRowsToInterleave = 16;
 constexpr int64_t kMaxInToInterleave = 2048;
 constexpr int64_t kInterleavedFloats = kMaxInToInterleave * 32 / 2;
-
-inline __m512bh BroadcastPair(const Bf16Bits* x) {
-  int32_t pair;
-  __builtin_memcpy(&pair, x, sizeof(pair));
-  return AsBf16(_mm512_set1_epi32(pair));
-}
 
 // The sums of 32 outputs, as they come from weight pairs, to those in `mask` of y.
 inline void StoreInOrder(__m512 low, __m512 high, __mmask32 mask, float* y) {

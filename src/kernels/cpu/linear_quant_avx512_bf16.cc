@@ -79,8 +79,6 @@ struct F8Decoder {
   }
 };
 
-inline __mmask64 FirstOf64(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
-
 // The rows of weights of a tile and their scales.
 struct Weights {
   const uint8_t* codes[kOuts];  // past the end: the last row once more
@@ -100,7 +98,7 @@ template <int kRows>
 inline void StoreTile(const Product& p, int64_t row, int64_t o, int64_t step, int64_t outs,
                       const __m512 (&acc)[kMaxRows * kOuts]) {
   float sums[kMaxRows * kOuts];
-  _mm256_storeu_ps(sums, SumLanes8(acc));
+  _mm256_storeu_ps(sums, SumLanes(acc));
   for (int m = 0; m < kRows; ++m) {
     float* y = p.y + (row + m) * p.y_stride + o;
     for (int64_t n = 0; n < outs; ++n) {

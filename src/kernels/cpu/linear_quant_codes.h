@@ -89,9 +89,6 @@ struct KScaleBytes {
 
 inline __m256i Load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline __m128i Load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __mmask64 FirstOf64(int64_t n) {
-  return n >= 64 ? ~__mmask64{0} : n > 0 ? (__mmask64{1} << n) - 1 : 0;
-}
 // 64 bytes, of which `bytes` exist unless kWhole.
 template <bool kWhole>
 inline __m512i Load512(const char* p, int64_t bytes) {
@@ -300,17 +297,21 @@ struct KPieces {
   }
 };
 
-struct Q4_KCodes {
-  using Block = Q4_KBlock;
+template <typename B>
+struct KCodes {
+  using Block = B;
   static constexpr int kOffset = 0;
   static constexpr bool kMins = true, kHalves = false, kOctets = true;
-  static constexpr int kOddTimes = 16;
-  static __m512i Codes(const Block* chunk, int t) {
-    return NibblesOf32Bytes(chunk[t / 4].codes + t % 4 * 32);
-  }
   template <bool kWhole>
   static void Scales(const Block* chunk, int64_t groups, __m512& first, __m512& second) {
     LoadKScales<kWhole>(chunk, groups, first, second);
+  }
+};
+
+struct Q4_KCodes : KCodes<Q4_KBlock> {
+  static constexpr int kOddTimes = 16;
+  static __m512i Codes(const Block* chunk, int t) {
+    return NibblesOf32Bytes(chunk[t / 4].codes + t % 4 * 32);
   }
   template <bool>
   struct Octet {
@@ -323,10 +324,7 @@ struct Q4_KCodes {
   };
 };
 
-struct Q5_KCodes {
-  using Block = Q5_KBlock;
-  static constexpr int kOffset = 0;
-  static constexpr bool kMins = true, kHalves = false, kOctets = true;
+struct Q5_KCodes : KCodes<Q5_KBlock> {
   static constexpr int kOddTimes = 1;
   static __m512i Codes(const Block* chunk, int t) {
     const __m512i codes = NibblesOf32Bytes(chunk[t / 4].codes + t % 4 * 32);
@@ -335,10 +333,6 @@ struct Q5_KCodes {
                                             _mm256_set1_epi8(static_cast<char>(2 * bit)), 1);
     const __mmask64 high = _mm512_test_epi8_mask(Twice(Load256(chunk[t / 4].high)), bits);
     return _mm512_mask_add_epi8(codes, high, codes, _mm512_set1_epi8(16));
-  }
-  template <bool kWhole>
-  static void Scales(const Block* chunk, int64_t groups, __m512& first, __m512& second) {
-    LoadKScales<kWhole>(chunk, groups, first, second);
   }
   template <bool>
   struct Octet {

@@ -227,7 +227,8 @@ void StoreChains(const Product& p, int64_t row, int64_t o, int64_t outs, const f
   }
 }
 
-// `scratch`: [16 outputs, kRows, 16].
+// The outputs of a block, at most 16, of rows [row, row + kRows). `scratch`: [16 outputs, kRows,
+// 16].
 template <typename Codec, int kRows>
 void RowsOfX(const ProductBlock& block, int64_t row, float* scratch) {
   using Block = typename Codec::Block;
@@ -239,26 +240,24 @@ void RowsOfX(const ProductBlock& block, int64_t row, float* scratch) {
     x[r] = static_cast<const char*>(p.x) + (row + r) * at.bytes();
   }
   const int64_t chunks = p.in / kChunk, left = p.in % kChunk;
-  for (int64_t o = block.out_begin; o < block.out_end; o += 16) {
-    const int64_t outs = Min(16, block.out_end - o);
-    for (int64_t n = 0; n < outs; ++n) {
-      const Block* w = WeightRow<Codec>(p, o + n);
-      __m512 acc[kRows];
+  const int64_t o = block.out_begin, outs = block.out_end - o;
+  for (int64_t n = 0; n < outs; ++n) {
+    const Block* w = WeightRow<Codec>(p, o + n);
+    __m512 acc[kRows];
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) acc[r] = _mm512_setzero_ps();
-      for (int64_t i = 0; i < chunks; ++i, w += kBlocks) {
-        Prefetch(w, kChunk);
-        AddChunk<Codec, true, kRows>(w, x, at, i, 16, acc);
-      }
-      if (left != 0) {
-        Prefetch(w, left);
-        AddChunk<Codec, false, kRows>(w, x, at, chunks, left / kGroup, acc);
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) _mm512_store_ps(scratch + (n * kRows + r) * 16, acc[r]);
+    for (int r = 0; r < kRows; ++r) acc[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < chunks; ++i, w += kBlocks) {
+      Prefetch(w, kChunk);
+      AddChunk<Codec, true, kRows>(w, x, at, i, 16, acc);
     }
-    StoreChains<kRows>(p, row, o, outs, scratch);
+    if (left != 0) {
+      Prefetch(w, left);
+      AddChunk<Codec, false, kRows>(w, x, at, chunks, left / kGroup, acc);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) _mm512_store_ps(scratch + (n * kRows + r) * 16, acc[r]);
   }
+  StoreChains<kRows>(p, row, o, outs, scratch);
 }
 
 // Many rows of x, lanes are outputs.
