@@ -4,7 +4,8 @@
 //
 // Semantics common to all:
 //  - lse is the natural logarithm of the sum of exp(scaled score). A row with nothing to attend to
-//    gives out = 0 and lse = -inf.
+//    gives out = 0 and lse = -inf. A NaN in q, or in a key that a row sees, makes out and lse of
+//    the row NaN.
 //  - causal aligns queries at the end: query i of s_q sees keys j <= kv_len - s_q + i, and nothing
 //    where that is negative. Without causal every query sees all kv_len keys.
 //  - Memory in pages that are not used, past kv_len in the last page, or past the last used entry

@@ -14,15 +14,14 @@
 namespace mla::test {
 namespace {
 
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int32_t kPoisonId = 2147480000;
 constexpr float kUntouched = 12345.0f;  // in out and lse before the call
 constexpr int64_t kGap = 5;             // elements between rows of a strided tensor
 constexpr int64_t kByteGap = 12;        // between int8 latents, which begin at multiples of 4
 
 // Every other poisoned element is NaN, the rest huge.
-float Poison(int64_t i) {
-  return i % 2 == 0 ? std::numeric_limits<float>::quiet_NaN() : 2147480000.0f;
-}
+float Poison(int64_t i) { return i % 2 == 0 ? kNaN : 2147480000.0f; }
 
 void Store(std::vector<uint8_t>& bytes, DType dtype, int64_t index, float value) {
   if (dtype == DType::kF32) {
@@ -190,6 +189,20 @@ void AttentionMemory::BuildWeights() {
   };
   fill(w_uk_, case_.d_n, 101);
   fill(w_uv_, case_.d_v, 102);
+}
+
+void AttentionMemory::SetQueryToNaN(int64_t token, int32_t head) {
+  const int64_t row = case_.QueryDim() + (case_.strided ? kGap : 0);
+  // The first query tokens are those of no sequence.
+  q_[((cu_q_[0] + token) * case_.heads + head) * row] = kNaN;
+}
+
+void AttentionMemory::SetKeyToNaN(int32_t seq, int32_t j) {
+  const int64_t token = TokenStride(case_.RowDim());
+  const int64_t page = page_table_[seq * table_stride_ + j / case_.page_size];
+  const int64_t kv_heads = case_.op == Operator::kGqa ? case_.kv_heads : 1;
+  StoreToken(k_, (page * case_.page_size + j % case_.page_size) * token,
+             std::vector<float>(kv_heads * case_.RowDim(), kNaN));
 }
 
 ConstTensor AttentionMemory::View(const std::vector<uint8_t>& pool, int64_t row_dim) const {

@@ -65,6 +65,10 @@ class AttentionMemory {
   // The case with only sequence `s`, from the same random numbers.
   AttentionMemory Only(int32_t s) const;
 
+  // Makes a number of a query row, or all of a cached key, NaN.
+  void SetQueryToNaN(int64_t token, int32_t head);
+  void SetKeyToNaN(int32_t seq, int32_t j);
+
   // Runs `context.kernel`. An error of the call or a write outside out and lse is the test's
   // failure. `scale_factor` other than 1 is a sabotage.
   AttentionResult Run(const Context& context, float scale_factor = 1) const;

@@ -7,9 +7,6 @@
 namespace mla::cpu {
 namespace {
 
-// The most heads up to which the integer kernel is the faster one for int8 latents.
-constexpr int64_t kMostVnniHeads = 32;
-
 bool IsFloat(const ConstTensor& t) {
   return t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
 }
@@ -161,9 +158,6 @@ std::string_view Avx512VnniRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const
   if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
   if (args.cache.dtype() != DType::kI8) return "cache must be i8";
-  // A tile has all heads of a token: the more rows, the less its packing costs, and the bf16
-  // kernel, which decodes the latents while packing, has the faster products.
-  if (context.kernel.empty() && args.q.dim(1) > kMostVnniHeads) return "faster up to 32 heads";
   return {};
 }
 

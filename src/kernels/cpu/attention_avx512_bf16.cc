@@ -155,7 +155,7 @@ void Softmax(const SoftmaxTile& tile) {
     }
     const float tile_max = _mm512_reduce_max_ps(max_v);
     const float old_max = tile.max[row];
-    const float max = tile_max > old_max ? tile_max : old_max;
+    const float max = NextMax(old_max, tile_max, s, visible);
     tile.alpha[row] = 1.0f;
     __m512 sum = _mm512_setzero_ps();
     const __m512 shift = _mm512_set1_ps(max);

@@ -26,10 +26,11 @@ constexpr int64_t kStepBytes = Int8Shape::kStepBytes;
 constexpr int kGroupSteps = Int8LatentLayout::kGroup / 4;
 constexpr int kTileSteps = kKeyTile / 4;
 constexpr int kKeyPanels = kKeyTile / kPanel;
-// The largest quantised numbers: both bytes of a query stay in [-128, 127], of a weight in [0,
-// 255].
+// The largest quantised numbers: both bytes of a query stay in [-128, 127].
 constexpr float kQueryTop = 127.0f * 256;
-constexpr float kWeightTop = 255.0f * 256;
+constexpr float kWeightTop = 255.0f;
+// Products of weight and scale up to this are 0: kWeightTop divided by more is finite.
+constexpr float kLeastProduct = 0x1p-118f;
 
 // How the products of a tile are divided: blocks of rows of nearly equal height (16 rows are 8 + 8,
 // not 12 + 4), and with them the requests for the next tile.
@@ -103,7 +104,7 @@ __attribute__((noinline)) void ScoreBlock(const Int8Shape& shape, const Int8Quer
     __m512i i0[R], i1[R];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) i0[r] = i1[r] = _mm512_setzero_si512();
-    for (int digit = 0; digit < kDigits; ++digit) {
+    for (int digit = 0; digit < kQueryDigits; ++digit) {
       if (digit > 0) {
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
@@ -140,7 +141,7 @@ __attribute__((noinline)) void ScoreBlock(const Int8Shape& shape, const Int8Quer
   }
 }
 
-// R rows by one panel of values. p: the group's digits of the first row. scales: of the first row.
+// R rows by one panel of values. p: the group's weights of the first row. scales: of the first row.
 template <int R>
 __attribute__((noinline)) void OutputBlock(const uint8_t* __restrict p, const int8_t* __restrict v,
                                            const float* scales, int64_t scale_stride,
@@ -149,23 +150,14 @@ __attribute__((noinline)) void OutputBlock(const uint8_t* __restrict p, const in
   __m512i i0[R], i1[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) i0[r] = i1[r] = _mm512_setzero_si512();
-  for (int digit = 0; digit < kDigits; ++digit, p += kRowTile * kKeyTile) {
-    if (digit > 0) {
+  for (int k = 0; k < kTileSteps; ++k) {
+    const __m512i b0 = _mm512_load_si512(v + k * kStepBytes);
+    const __m512i b1 = _mm512_load_si512(v + k * kStepBytes + 64);
 #pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        i0[r] = _mm512_slli_epi32(i0[r], 8);
-        i1[r] = _mm512_slli_epi32(i1[r], 8);
-      }
-    }
-    for (int k = 0; k < kTileSteps; ++k) {
-      const __m512i b0 = _mm512_load_si512(v + k * kStepBytes);
-      const __m512i b1 = _mm512_load_si512(v + k * kStepBytes + 64);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const __m512i x = BroadcastQuad(p + r * kKeyTile + 4 * k);
-        i0[r] = _mm512_dpbusd_epi32(i0[r], x, b0);
-        i1[r] = _mm512_dpbusd_epi32(i1[r], x, b1);
-      }
+    for (int r = 0; r < R; ++r) {
+      const __m512i x = BroadcastQuad(p + r * kKeyTile + 4 * k);
+      i0[r] = _mm512_dpbusd_epi32(i0[r], x, b0);
+      i1[r] = _mm512_dpbusd_epi32(i1[r], x, b1);
     }
   }
 #pragma GCC unroll 12
@@ -230,7 +222,7 @@ inline void PackCodes(const Int8Shape& shape, const void* const* rows, int32_t n
 
 // 16 keys, four to a lane: steps 0, 4, 8 and 12 from `to` on. With keys 16 m and up beginning at
 // step m, step 4 L + m holds keys 16 m + 4 L to 16 m + 4 L + 3: the order in which QuantiseWeights
-// leaves its digits.
+// leaves them.
 inline void PackValues(const Int8Shape& shape, const void* const* rows, int32_t num_rows,
                        int8_t* to) {
   // The 4-byte elements of a row of 64, as a transposed 4 x 4 matrix: undone by the interleaving.
@@ -282,36 +274,27 @@ void PackScales(const Int8Shape& shape, const void* const* rows, int32_t num_row
       }
     }
   }
-  for (int32_t g = 0; g < shape.groups; ++g) {
-    const float* scales = keys.scales + g * kKeyTile;
-    __m512 largest = _mm512_setzero_ps();
-    for (int32_t i = 0; i < kKeyTile; i += kLanes) {
-      largest = _mm512_max_ps(_mm512_load_ps(scales + i), largest);
-    }
-    keys.largest[g] = _mm512_reduce_max_ps(largest);
-    const __m512 inverse = _mm512_set1_ps(keys.largest[g] > 0 ? 1 / keys.largest[g] : 0);
-    for (int32_t i = 0; i < kKeyTile; i += kLanes) {
-      _mm512_store_ps(keys.normalized + g * kKeyTile + i,
-                      _mm512_mul_ps(_mm512_load_ps(scales + i), inverse));
-    }
-  }
 }
 
-// The digits of a row's weights for one group: weight * factor, keys in the order of the values.
-inline void QuantiseWeights(const __m512 (&weight)[4], const float* normalized, __m512 factor,
-                            uint8_t* to) {
-  __m512i n[4];
+// The bytes of a row's weights for one group, keys in the order of the values; returns their scale.
+inline float QuantiseWeights(const __m512 (&weight)[4], const float* scales, uint8_t* to) {
+  __m512 x[4], most_v = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const __m512 x = _mm512_mul_ps(weight[i], _mm512_load_ps(normalized + i * kLanes));
-    n[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x, factor));
+    x[i] = _mm512_mul_ps(weight[i], _mm512_load_ps(scales + i * kLanes));
+    // In this order a NaN, the product of 0 and the scale of a key that is not visible, is not
+    // taken.
+    most_v = _mm512_max_ps(x[i], most_v);
   }
-  const __m512i a = _mm512_packus_epi32(n[0], n[1]);
-  const __m512i b = _mm512_packus_epi32(n[2], n[3]);
-  const __m512i low = _mm512_set1_epi16(255);
-  _mm512_store_si512(to, _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
-  _mm512_store_si512(to + kRowTile * kKeyTile,
-                     _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+  const float most = _mm512_reduce_max_ps(most_v);
+  const bool none = most <= kLeastProduct;
+  const __m512 factor = _mm512_set1_ps(none ? 0 : kWeightTop / most);
+  __m512i n[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) n[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], factor));
+  _mm512_store_si512(
+      to, _mm512_packus_epi16(_mm512_packus_epi32(n[0], n[1]), _mm512_packus_epi32(n[2], n[3])));
+  return none ? 0 : most / kWeightTop;
 }
 
 }  // namespace
@@ -399,26 +382,20 @@ void Int8Softmax(const Int8Shape& shape, const SoftmaxTile& tile, const Int8Keys
     }
     const float tile_max = _mm512_reduce_max_ps(max_v);
     const float old_max = tile.max[row];
-    const float max = tile_max > old_max ? tile_max : old_max;
+    const float max = NextMax(old_max, tile_max, s, tile.visible[row]);
     tile.alpha[row] = 1.0f;
     __m512 sum = _mm512_setzero_ps();
-    __m512 most_v = sum;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       __mmask16 seen = FirstOf16(tile.visible[row] - i * kLanes);
       if (max == kLowest) seen = 0;
       weight[i] = _mm512_maskz_mov_ps(seen, Exp2(_mm512_sub_ps(x[i], _mm512_set1_ps(max))));
       sum = _mm512_add_ps(sum, weight[i]);
-      most_v = _mm512_max_ps(most_v, weight[i]);
     }
-    // Weights so small beside others already seen that fp32 sums do not change are 0.
-    const float most = _mm512_reduce_max_ps(most_v);
-    const bool none = !(most > 0x1p-60f);
-    const __m512 factor = _mm512_set1_ps(none ? 0 : kWeightTop / most);
     for (int32_t g = 0; g < shape.groups; ++g) {
-      QuantiseWeights(weight, keys.normalized + g * kKeyTile, factor,
-                      weights.digits + (int64_t{g} * kDigits * kRowTile + row) * kKeyTile);
-      weights.scales[row * shape.groups + g] = none ? 0 : keys.largest[g] * most / kWeightTop;
+      weights.scales[row * shape.groups + g] =
+          QuantiseWeights(weight, keys.scales + g * kKeyTile,
+                          weights.bytes + (int64_t{g} * kRowTile + row) * kKeyTile);
     }
     if (max == kLowest) continue;
     if (old_max != max) {
@@ -438,7 +415,7 @@ void Int8Outputs(const Int8Shape& shape, const Int8Weights& weights, const Int8K
     const int64_t g = panel * kPanel / Int8LatentLayout::kGroup;
     for (int32_t block = 0; block < parts.blocks; ++block) {
       const int32_t row = block * rows / parts.blocks, next = (block + 1) * rows / parts.blocks;
-      OutputRows<kRows>(next - row, weights.digits + (g * kDigits * kRowTile + row) * kKeyTile,
+      OutputRows<kRows>(next - row, weights.bytes + (g * kRowTile + row) * kKeyTile,
                         keys.values + panel * kTileSteps * kStepBytes,
                         weights.scales + row * shape.groups + g, shape.groups, alpha + row,
                         o + row * shape.code_stride + panel * kPanel, shape.code_stride);

@@ -236,7 +236,10 @@ class Outputs {
   void MergeRow(int32_t seq, int64_t row, const Destination& to) const {
     const int32_t splits = plan_.seqs[seq].splits;
     float max = kMinusInf;
-    for (int32_t i = 0; i < splits; ++i) max = std::max(max, part_lse_[PartRow(seq, i, row)]);
+    for (int32_t i = 0; i < splits; ++i) {
+      const float lse = part_lse_[PartRow(seq, i, row)];
+      if (lse > max || std::isnan(lse)) max = lse;  // once NaN it stays so
+    }
     std::fill_n(to.out, problem_.d_v, 0.0f);
     float sum = 0;
     for (int32_t i = 0; i < splits && max != kMinusInf; ++i) {

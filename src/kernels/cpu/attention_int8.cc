@@ -24,7 +24,7 @@ struct Int8Buffers {
 
 Int8Buffers Allocate(const Int8Shape& shape, ScopedWorkspace& workspace) {
   Int8Buffers b;
-  b.queries.digits = workspace->Allocate<int8_t>(kDigits * kRowTile * shape.code_stride);
+  b.queries.digits = workspace->Allocate<int8_t>(kQueryDigits * kRowTile * shape.code_stride);
   b.queries.offsets = workspace->Allocate<int32_t>(kRowTile * shape.groups);
   b.queries.scales = workspace->Allocate<float>(kRowTile * shape.groups);
   b.queries.rope = workspace->Allocate<uint16_t>(kRowTile * shape.rope_stride);
@@ -34,10 +34,7 @@ Int8Buffers Allocate(const Int8Shape& shape, ScopedWorkspace& workspace) {
       workspace->Allocate<uint16_t>(kPanels * shape.rope_steps * Int8Shape::kStepBytes / 2);
   b.keys.values = workspace->Allocate<int8_t>(shape.code_stride * kKeyTile);
   b.keys.scales = workspace->Allocate<float>(shape.groups * kKeyTile);
-  b.keys.normalized = workspace->Allocate<float>(shape.groups * kKeyTile);
-  b.keys.largest = workspace->Allocate<float>(shape.groups);
-  b.weights.digits =
-      workspace->Allocate<uint8_t>(int64_t{shape.groups} * kDigits * kRowTile * kKeyTile);
+  b.weights.bytes = workspace->Allocate<uint8_t>(int64_t{shape.groups} * kRowTile * kKeyTile);
   b.weights.scales = workspace->Allocate<float>(kRowTile * shape.groups);
   b.s = workspace->Allocate<float>(kRowTile * kKeyTile);
   b.o = workspace->Allocate<float>(kRowTile * shape.code_stride);

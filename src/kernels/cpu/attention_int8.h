@@ -1,15 +1,16 @@
 // Absorbed attention over int8 latents with integer dot products (AVX512_VNNI).
 //
-// The codes are used as they lie in the cache. What meets them is quantised too, to kDigits bytes,
-// by the tile:
+// The codes are used as they lie in the cache. What meets them is quantised too, by the tile:
 //   scores   q of a row and group of 128 channels: signed numbers of 15 bits and a sign, hi * 256 +
-//            lo. Codes have 128 added, as the instruction multiplies unsigned by signed bytes;
-//            128 * (sum of q) is taken off again. The rope part is a bf16 dot product.
-//   outputs  softmax weight * scale of the value's group, relative to the largest of the row and
-//            tile: unsigned numbers of 16 bits.
-// A product of numbers of two bytes by codes is a sum over the high bytes, shifted, then over the
-// low ones: exact in 32 bits. So what this adds to the error of the cache is that of 16-bit fixed
-// point, not of int8 (bench/NOTES.md has both).
+//            lo. Their products with codes are a sum over the high bytes, shifted, then over the
+//            low ones: exact in 32 bits. Codes have 128 added, as the instruction multiplies
+//            unsigned by signed bytes; 128 * (sum of q) is taken off again. The rope part is a
+//            bf16 dot product.
+//   outputs  softmax weight * scale of the value's group, relative to the largest of the row, group
+//            and tile: unsigned bytes (SageAttention, arXiv:2410.02367, section 4.3, has signed
+//            ones relative to 1). The largest of 64 keys is seldom far above the others, so this
+//            adds less to the error than the cache's own codes do; a second byte would take it away
+//            at the cost of all that is gained over bf16 (bench/NOTES.md).
 #ifndef MLA_KERNELS_CPU_ATTENTION_INT8_H_
 #define MLA_KERNELS_CPU_ATTENTION_INT8_H_
 
@@ -21,7 +22,7 @@
 
 namespace mla::cpu {
 
-inline constexpr int kDigits = 2;  // bytes of a quantised query or softmax weight
+inline constexpr int kQueryDigits = 2;  // bytes of a quantised query
 
 // The sizes of packed operands. A step of a product is 4 bytes of the summed axis for the codes, 2
 // bf16 for the rope part; panels have 32 columns, so that a step of a panel has 128 bytes.
@@ -47,7 +48,7 @@ struct Int8Shape {
 
 // A tile of query rows.
 struct Int8Queries {
-  int8_t* digits;    // [kDigits, kRowTile, code_stride], high bytes first
+  int8_t* digits;    // [kQueryDigits, kRowTile, code_stride], high bytes first
   int32_t* offsets;  // [kRowTile, groups]: -128 * (sum of the quantised numbers)
   float* scales;     // [kRowTile, groups]
   uint16_t* rope;    // [kRowTile, rope_stride]
@@ -55,18 +56,16 @@ struct Int8Queries {
 
 // A tile of keys, which are the values too.
 struct Int8Keys {
-  uint8_t* codes;     // for the scores: 2 panels of code_steps steps; codes + 128
-  uint16_t* rope;     // 2 panels of rope_steps steps
-  int8_t* values;     // for the outputs: code_stride / 32 panels of kKeyTile / 4 steps
-  float* scales;      // [groups, kKeyTile]; 0 past the last key
-  float* normalized;  // [groups, kKeyTile]: scales / largest
-  float* largest;     // [groups]
+  uint8_t* codes;  // for the scores: 2 panels of code_steps steps; codes + 128
+  uint16_t* rope;  // 2 panels of rope_steps steps
+  int8_t* values;  // for the outputs: code_stride / 32 panels of kKeyTile / 4 steps
+  float* scales;   // [groups, kKeyTile]; 0 past the last key
 };
 
 // The softmax weights of a tile.
 struct Int8Weights {
-  uint8_t* digits;  // [groups, kDigits, kRowTile, kKeyTile], high bytes first
-  float* scales;    // [kRowTile, groups]
+  uint8_t* bytes;  // [groups, kRowTile, kKeyTile]
+  float* scales;   // [kRowTile, groups]
 };
 
 // Row `row` of the tile from kv_lora_rank + qk_rope_head_dim floats. A group that is not finite

@@ -55,7 +55,8 @@ HWY_INLINE VF Exp2(VF x) {
   p = hn::MulAdd(p, f, hn::Set(df, 1.0f));
   const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
   const VF scaled = hn::BitCast(df, hn::Add(hn::BitCast(di, p), exponent));
-  return hn::IfThenElseZero(hn::Ge(x, hn::Set(df, -126.0f)), scaled);
+  const VF power = hn::IfThenElseZero(hn::Ge(x, hn::Set(df, -126.0f)), scaled);
+  return hn::IfThenElse(hn::IsNaN(x), x, power);
 }
 
 template <bool kRound>
@@ -283,8 +284,8 @@ void Softmax(const SoftmaxTile& tile) {
       max_v = hn::Max(max_v, hn::IfThenElse(seen, x, hn::Set(df, kMinusInf)));
     }
     // Not asked of no scores at all: Highway's emulated targets would say -FLT_MAX.
-    const float max = visible > 0 ? HWY_MAX(tile.max[row], hn::GetLane(hn::MaxOfLanes(df, max_v)))
-                                  : tile.max[row];
+    const float tile_max = visible > 0 ? hn::GetLane(hn::MaxOfLanes(df, max_v)) : kMinusInf;
+    const float max = NextMax(tile.max[row], tile_max, s, visible);
     tile.alpha[row] = 1.0f;
     VF sum = hn::Zero(df);
     const VF shift = hn::Set(df, max);

@@ -9,7 +9,9 @@
 #ifndef MLA_KERNELS_CPU_ATTENTION_TILE_H_
 #define MLA_KERNELS_CPU_ATTENTION_TILE_H_
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "mla/int8_latent.h"
 #include "mla/tensor.h"
@@ -87,6 +89,18 @@ struct SoftmaxTile {
   float* alpha;      // [rows] out: factor for the outputs accumulated so far
   void* p;           // [rows, kKeyTile] packed elements out; 0 where not visible, up to whole steps
 };
+
+// The running maximum of a row after a tile with scores `s`, of which tile_max is the greatest but
+// for NaNs, which may be left out. A row of nothing but NaNs gets 0, not the -inf of one that saw
+// nothing: so its sum becomes NaN, and with it the output.
+inline float NextMax(float max, float tile_max, const float* s, int32_t visible) {
+  constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+  if (tile_max > max) max = tile_max;
+  for (int32_t j = 0; j < visible && max == kMinusInf; ++j) {
+    if (std::isnan(s[j])) max = 0;
+  }
+  return max;
+}
 
 struct TileKernels {
   int32_t panel_cols;     // divides kColumnPad

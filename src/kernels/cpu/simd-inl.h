@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "hwy/highway.h"
 
@@ -39,7 +40,16 @@ HWY_INLINE hn::Vec<D> LoadF32(D d, const Bf16Bits* from) {
 template <class D>
 HWY_INLINE hn::Vec<D> LoadF32(D d, const F16Bits* from) {
   const hn::Rebind<hwy::float16_t, D> d16;
-  return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
+  const auto v = hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
+#if HWY_ARCH_ARM || (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2)
+  return v;
+#else
+  // Highway's own conversion reads infinities and NaNs as numbers from 65,536 on.
+  const auto most = hn::Set(d, 65536.0f);
+  const auto special = hn::And(hn::VecFromMask(d, hn::Ge(hn::Abs(v), most)),
+                               hn::Set(d, std::numeric_limits<float>::infinity()));
+  return hn::Or(v, special);
+#endif
 }
 
 // The first `count` < Lanes(d) numbers, then zeros. Reads exactly `count`: what follows may be

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -13,8 +14,14 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// softmax(scores) in place; returns the natural log of the sum of exponentials. No scores: -inf.
+// softmax(scores) in place; returns the natural log of the sum of exponentials. No scores: -inf. A
+// NaN makes all of them NaN.
 double Softmax(std::vector<double>& scores) {
+  for (double s : scores) {
+    if (!std::isnan(s)) continue;
+    std::fill(scores.begin(), scores.end(), s);
+    return s;
+  }
   double max = -kInfinity;
   for (double s : scores) max = std::max(max, s);
   if (scores.empty() || max == -kInfinity) return -kInfinity;
