@@ -11,9 +11,6 @@
 namespace mla {
 namespace {
 
-// Field name in a message: Field("mla_absorbed", "q") is "mla_absorbed: q".
-std::string Field(std::string_view op, std::string_view name) { return Concat(op, ": ", name); }
-
 Status ValidateSequence(std::string_view op, const PagedBatch& batch, int32_t s, int64_t tokens,
                         int64_t num_pages) {
   const int32_t begin = batch.cu_q[s];
@@ -41,7 +38,7 @@ Status ValidateSequence(std::string_view op, const PagedBatch& batch, int32_t s,
 }
 
 // kv_b_proj's views: [heads, rows, rank] with one inner stride of 1.
-Status ValidateUpProjection(std::string_view what, const ConstTensor& w, int64_t heads,
+Status ValidateUpProjection(const ArgName& what, const ConstTensor& w, int64_t heads,
                             int64_t rank) {
   MLA_RETURN_IF_ERROR(CheckShapeAnyStride(w, what, {heads, kAny, rank}));
   MLA_RETURN_IF_ERROR(CheckDType(w, what, kFloatTypes));
@@ -90,7 +87,7 @@ Status ValidateScale(std::string_view op, float scale) {
 
 Status ValidateLatentCache(std::string_view op, const ConstTensor& cache, int64_t rank,
                            int64_t rope) {
-  const std::string what = Field(op, "cache");
+  const ArgName what(op, "cache");
   if (cache.dtype() != DType::kI8) {
     MLA_RETURN_IF_ERROR(CheckShape(cache, what, {kAny, kAny, rank + rope}));
     if (cache.dtype() == DType::kF32 || cache.dtype() == DType::kF16 ||
@@ -111,19 +108,19 @@ Status ValidateLatentCache(std::string_view op, const ConstTensor& cache, int64_
 
 Status ValidateOutputs(std::string_view op, const Tensor& out, const Tensor& lse, int64_t tokens,
                        int64_t heads, int64_t d_v) {
-  MLA_RETURN_IF_ERROR(CheckShape(out, Field(op, "out"), {tokens, heads, d_v}));
-  MLA_RETURN_IF_ERROR(CheckDType(out, Field(op, "out"), kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckShape(out, ArgName(op, "out"), {tokens, heads, d_v}));
+  MLA_RETURN_IF_ERROR(CheckDType(out, ArgName(op, "out"), kFloatTypes));
   if (lse.present()) {
-    MLA_RETURN_IF_ERROR(CheckShape(lse, Field(op, "lse"), {tokens, heads}));
-    MLA_RETURN_IF_ERROR(CheckDType(lse, Field(op, "lse"), {DType::kF32}));
+    MLA_RETURN_IF_ERROR(CheckShape(lse, ArgName(op, "lse"), {tokens, heads}));
+    MLA_RETURN_IF_ERROR(CheckDType(lse, ArgName(op, "lse"), {DType::kF32}));
   }
   return {};
 }
 
 Status Validate(const MlaAbsorbedArgs& args) {
   constexpr std::string_view kOp = "mla_absorbed";
-  MLA_RETURN_IF_ERROR(CheckShape(args.q, Field(kOp, "q"), {kAny, kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.q, Field(kOp, "q"), kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckShape(args.q, ArgName(kOp, "q"), {kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.q, ArgName(kOp, "q"), kFloatTypes));
   const int64_t latent_dim = args.q.dim(2);
   if (args.kv_lora_rank < 1 || args.kv_lora_rank > latent_dim) {
     return InvalidArgument(kOp, ": kv_lora_rank is ", args.kv_lora_rank, ", want 1 to ", latent_dim,
@@ -139,15 +136,15 @@ Status Validate(const MlaAbsorbedArgs& args) {
 
 Status Validate(const MlaExpandedArgs& args) {
   constexpr std::string_view kOp = "mla_expanded";
-  MLA_RETURN_IF_ERROR(CheckShape(args.q, Field(kOp, "q"), {kAny, kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.q, Field(kOp, "q"), kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckShape(args.q, ArgName(kOp, "q"), {kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.q, ArgName(kOp, "q"), kFloatTypes));
   if (args.w_uk.rank() != 3) {
     return InvalidArgument(kOp, ": w_uk has rank ", args.w_uk.rank(), ", want 3");
   }
   const int64_t heads = args.q.dim(1);
   const int64_t rank = args.w_uk.dim(2);
-  MLA_RETURN_IF_ERROR(ValidateUpProjection(Field(kOp, "w_uk"), args.w_uk, heads, rank));
-  MLA_RETURN_IF_ERROR(ValidateUpProjection(Field(kOp, "w_uv"), args.w_uv, heads, rank));
+  MLA_RETURN_IF_ERROR(ValidateUpProjection(ArgName(kOp, "w_uk"), args.w_uk, heads, rank));
+  MLA_RETURN_IF_ERROR(ValidateUpProjection(ArgName(kOp, "w_uv"), args.w_uv, heads, rank));
   if (args.w_uk.dtype() != args.w_uv.dtype()) {
     return InvalidArgument(kOp, ": w_uk is ", DTypeName(args.w_uk.dtype()), " and w_uv is ",
                            DTypeName(args.w_uv.dtype()), ", want one dtype");
@@ -167,15 +164,15 @@ Status Validate(const MlaExpandedArgs& args) {
 
 Status Validate(const GqaArgs& args) {
   constexpr std::string_view kOp = "gqa";
-  MLA_RETURN_IF_ERROR(CheckShape(args.q, Field(kOp, "q"), {kAny, kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.q, Field(kOp, "q"), kFloatTypes));
+  MLA_RETURN_IF_ERROR(CheckShape(args.q, ArgName(kOp, "q"), {kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.q, ArgName(kOp, "q"), kFloatTypes));
   MLA_RETURN_IF_ERROR(
-      CheckShape(args.k_cache, Field(kOp, "k_cache"), {kAny, kAny, kAny, args.q.dim(2)}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.k_cache, Field(kOp, "k_cache"), kFloatTypes));
+      CheckShape(args.k_cache, ArgName(kOp, "k_cache"), {kAny, kAny, kAny, args.q.dim(2)}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.k_cache, ArgName(kOp, "k_cache"), kFloatTypes));
   const int64_t kv_heads = args.k_cache.dim(2);
-  MLA_RETURN_IF_ERROR(CheckShape(args.v_cache, Field(kOp, "v_cache"),
+  MLA_RETURN_IF_ERROR(CheckShape(args.v_cache, ArgName(kOp, "v_cache"),
                                  {args.k_cache.dim(0), args.k_cache.dim(1), kv_heads, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.v_cache, Field(kOp, "v_cache"), {args.k_cache.dtype()}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.v_cache, ArgName(kOp, "v_cache"), {args.k_cache.dtype()}));
   if (args.q.dim(2) < 1 || args.v_cache.dim(3) < 1) {
     return InvalidArgument(kOp, ": d_k is ", args.q.dim(2), " and d_v is ", args.v_cache.dim(3),
                            ", want 1 or more");
@@ -192,12 +189,13 @@ Status Validate(const GqaArgs& args) {
 
 Status Validate(const MergeArgs& args) {
   constexpr std::string_view kOp = "merge_partials";
-  MLA_RETURN_IF_ERROR(CheckShape(args.part_out, Field(kOp, "part_out"), {kAny, kAny, kAny, kAny}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.part_out, Field(kOp, "part_out"), {DType::kF32}));
   MLA_RETURN_IF_ERROR(
-      CheckShape(args.part_lse, Field(kOp, "part_lse"),
+      CheckShape(args.part_out, ArgName(kOp, "part_out"), {kAny, kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.part_out, ArgName(kOp, "part_out"), {DType::kF32}));
+  MLA_RETURN_IF_ERROR(
+      CheckShape(args.part_lse, ArgName(kOp, "part_lse"),
                  {args.part_out.dim(0), args.part_out.dim(1), args.part_out.dim(2)}));
-  MLA_RETURN_IF_ERROR(CheckDType(args.part_lse, Field(kOp, "part_lse"), {DType::kF32}));
+  MLA_RETURN_IF_ERROR(CheckDType(args.part_lse, ArgName(kOp, "part_lse"), {DType::kF32}));
   return ValidateOutputs(kOp, args.out, args.lse, args.part_out.dim(1), args.part_out.dim(2),
                          args.part_out.dim(3));
 }

@@ -17,7 +17,7 @@ constexpr std::string_view kOp = "mla_decode";
 constexpr int64_t kMemoryAlignment = 256;
 constexpr int64_t kFp8RowAlignment = 16;
 
-std::string Field(std::string_view name) { return Concat(kOp, ": ", name); }
+ArgName Field(std::string_view name) { return {kOp, name}; }
 
 Status ValidateQuery(const ConstTensor& q) {
   MLA_RETURN_IF_ERROR(CheckShape(q, Field("q"), {kAny, kAny, kAny, kAny}));
@@ -40,7 +40,7 @@ Status ValidateQuery(const ConstTensor& q) {
 // The pages of a cache of rows of d_k, of `dtype`; or of FP8 latents.
 Status ValidateCache(std::string_view op, const ConstTensor& cache, int64_t rank, int64_t rope,
                      std::initializer_list<DType> dtypes) {
-  const std::string field = Concat(op, ": cache");
+  const ArgName field(op, "cache");
   if (cache.dtype() == DType::kF8E4M3) {
     if (rank != cuda::kFp8LatentRank || rope != cuda::kFp8LatentRope) {
       return InvalidArgument(field, " is an FP8 latent, of kv_lora_rank ", cuda::kFp8LatentRank,

@@ -1,5 +1,6 @@
 #include "ops/shape_checks.h"
 
+#include <algorithm>
 #include <string>
 
 #include "mla/int8_latent.h"
@@ -18,7 +19,7 @@ std::string Wanted(std::initializer_list<int64_t> dims) {
 
 }  // namespace
 
-Status CheckShapeAnyStride(const ConstTensor& tensor, std::string_view what,
+Status CheckShapeAnyStride(const ConstTensor& tensor, const ArgName& what,
                            std::initializer_list<int64_t> dims) {
   if (tensor.rank() != static_cast<int>(dims.size())) {
     return InvalidArgument(what, " has rank ", tensor.rank(), ", want ", dims.size(), " ",
@@ -47,7 +48,7 @@ Status CheckShapeAnyStride(const ConstTensor& tensor, std::string_view what,
   return {};
 }
 
-Status CheckShape(const ConstTensor& tensor, std::string_view what,
+Status CheckShape(const ConstTensor& tensor, const ArgName& what,
                   std::initializer_list<int64_t> dims) {
   MLA_RETURN_IF_ERROR(CheckShapeAnyStride(tensor, what, dims));
   const int last = tensor.rank() - 1;
@@ -57,18 +58,18 @@ Status CheckShape(const ConstTensor& tensor, std::string_view what,
   return {};
 }
 
-Status CheckDType(const ConstTensor& tensor, std::string_view what,
+Status CheckDType(const ConstTensor& tensor, const ArgName& what,
                   std::initializer_list<DType> allowed) {
+  if (std::find(allowed.begin(), allowed.end(), tensor.dtype()) != allowed.end()) return {};
   std::string names;
   for (DType dtype : allowed) {
-    if (tensor.dtype() == dtype) return {};
     if (!names.empty()) names += ", ";
     names += DTypeName(dtype);
   }
   return InvalidArgument(what, " is ", DTypeName(tensor.dtype()), ", want ", names);
 }
 
-Status CheckInt8LatentRows(const ConstTensor& cache, std::string_view what) {
+Status CheckInt8LatentRows(const ConstTensor& cache, const ArgName& what) {
   constexpr int64_t kAlignment = Int8LatentLayout::kAlignment;
   if (reinterpret_cast<uintptr_t>(cache.data()) % kAlignment != 0) {
     return InvalidArgument(what, " is not aligned to ", kAlignment, " bytes, as int8 latents are");
@@ -84,7 +85,7 @@ Status CheckInt8LatentRows(const ConstTensor& cache, std::string_view what) {
 
 namespace {
 
-Status CheckBlocks(const ConstTensor& w, std::string_view what) {
+Status CheckBlocks(const ConstTensor& w, const ArgName& what) {
   const int64_t block = BlockElements(w.dtype());
   if (w.dim(1) % block != 0) {
     return InvalidArgument(what, " has rows of ", w.dim(1), " elements, want a multiple of the ",
@@ -97,7 +98,7 @@ Status CheckBlocks(const ConstTensor& w, std::string_view what) {
   return {};
 }
 
-Status CheckScales(const ConstTensor& w, std::string_view what) {
+Status CheckScales(const ConstTensor& w, const ArgName& what) {
   const BlockScales& s = w.scales();
   if (s.data == nullptr) {
     return InvalidArgument(what, " is ", DTypeName(w.dtype()), " without block scales");
@@ -120,7 +121,7 @@ Status CheckScales(const ConstTensor& w, std::string_view what) {
 
 }  // namespace
 
-Status CheckWeightMatrix(const ConstTensor& w, std::string_view what,
+Status CheckWeightMatrix(const ConstTensor& w, const ArgName& what,
                          std::initializer_list<int64_t> dims) {
   MLA_RETURN_IF_ERROR(CheckShape(w, what, dims));
   if (IsBlockType(w.dtype())) return CheckBlocks(w, what);

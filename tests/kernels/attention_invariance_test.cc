@@ -32,11 +32,11 @@ std::vector<KernelMode> KernelModes(const AttentionCase* c = nullptr) {
   return modes;
 }
 
-// Cases of several sequences or of divided keys, in bf16 so that every kernel takes them, or int8.
+// In bf16 so that every kernel takes them, or int8. Threads share the items of short sequences, and
+// divide the keys of long ones.
 std::vector<AttentionCase> Cases() {
   std::vector<AttentionCase> cases;
   for (AttentionCase c : AttentionGrid()) {
-    if (c.kv_lens.size() < 2 && c.kv_lens[0] < 512) continue;
     if (c.cache != DType::kI8) c.cache = DType::kBF16;
     cases.push_back(c);
   }

@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <tuple>
+#include <utility>
 #include <vector>
+
+#include "base/numeric.h"
 
 namespace mla::cpu {
 namespace {
@@ -68,6 +71,45 @@ TEST(AttentionPlanTest, CoversEveryRowAndKeyOnce) {
       EXPECT_EQ(touched[s], int64_t{q_lens[s]} * shape.heads * seqs[s].splits);
     }
   }
+}
+
+TEST(AttentionPlanTest, SharesCoverAnItemOnce) {
+  WorkItem item{};
+  for (const int64_t rows : {1, 4, 16, 63}) {
+    item.row_begin = 5;
+    item.row_end = 5 + rows;
+    for (const int64_t shares : {1, 2, 3, 7}) {
+      int64_t next = item.row_begin;
+      for (int64_t share = 0; share < shares; ++share) {
+        const WorkItem part = ShareOfItem(item, share, shares);
+        EXPECT_EQ(part.row_begin, next);
+        EXPECT_LE(part.row_end - part.row_begin, CeilDiv(rows, shares));
+        next = part.row_end;
+      }
+      EXPECT_EQ(next, item.row_end);
+    }
+  }
+}
+
+TEST(AttentionPlanTest, ThreadsShareItemsOnlyWhereThereAreFewer) {
+  const auto shares = [](const PlanShape& shape, std::vector<int32_t> q_lens,
+                         std::vector<int32_t> kv_lens, int threads) {
+    const Lengths lengths = MakeLengths(q_lens, std::move(kv_lens));
+    std::vector<SequencePlan> seqs(q_lens.size());
+    const AttentionPlan plan = PlanAttention(shape, lengths.Batch(), seqs);
+    return SharesOfItem(shape, lengths.Batch(), plan, threads);
+  };
+  constexpr PlanShape kShape = {16, 1, 64, 64};
+  EXPECT_EQ(shares(kShape, {1}, {200}, 1), 1);
+  EXPECT_EQ(shares(kShape, {1}, {200}, 2), 2);
+  EXPECT_EQ(shares(kShape, {1}, {127}, 2), 1);
+  EXPECT_EQ(shares(kShape, {1}, {200}, 3), 3);
+  EXPECT_EQ(shares(kShape, {1}, {200}, 64), 4);  // of 4 rows
+  EXPECT_EQ(shares(kShape, {1, 1}, {200, 200}, 3), 1);
+  EXPECT_EQ(shares(kShape, {1, 1}, {200, 10}, 4), 2);
+  EXPECT_EQ(shares(kShape, {1}, {600}, 3), 1);  // two splits
+  EXPECT_EQ(shares({2, 1, 64, 64}, {1}, {200}, 2), 1);
+  EXPECT_EQ(shares(kShape, {0}, {200}, 8), 1);
 }
 
 TEST(AttentionPlanTest, NumbersPartsAndMergeRowsWithoutGaps) {

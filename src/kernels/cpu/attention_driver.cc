@@ -31,11 +31,14 @@ void AttendPaged(const TileKernels& kernels, const AttentionProblem& problem, co
       k.dtype == DType::kI8 ? k.latent.bytes() : problem.d_k * SizeOf(k.dtype));
   const bool shared = k.data == v.data;  // values are the head of the keys: one set of pointers
 
-  RunItems(plan, outputs, context.threads, [&](int64_t index, int thread) {
+  const int64_t shares = SharesOfItem(shape, batch, plan, num_threads);
+  const auto run_share = [&](int64_t index, int thread) {
     const TileBuffers& b = buffers[thread];
-    const WorkItem item = GetWorkItem(shape, batch, plan, index);
+    const WorkItem whole = GetWorkItem(shape, batch, plan, index / shares);
+    const WorkItem item = ShareOfItem(whole, index % shares, shares);
     const auto rows = static_cast<int32_t>(item.row_end - item.row_begin);
-    const int64_t end = std::min(item.key_end, engine.Limit(item.seq, item.row_end - 1));
+    if (rows == 0) return;
+    const int64_t end = std::min(item.key_end, engine.Limit(item.seq, whole.row_end - 1));
     const auto ahead = [&](int64_t key) {  // the tile of keys at `key`
       const int64_t keys = std::clamp<int64_t>(end - key, 0, kKeyTile);
       GatherRows(k, batch, item.seq, item.kv_head, key, key + keys, b.rows);
@@ -59,7 +62,8 @@ void AttendPaged(const TileKernels& kernels, const AttentionProblem& problem, co
                          item.kv_head * engine.group() + row % engine.group());
     }
     engine.Finish(rows, b, to);
-  });
+  };
+  RunItems(plan, outputs, context.threads, run_share, shares);
 }
 
 }  // namespace mla::cpu

@@ -263,12 +263,13 @@ class Outputs {
   float* part_lse_ = nullptr;
 };
 
-// Runs run_item(index, thread) for every item of the plan, then merges the sequences whose keys
-// were split: a second parallel region only where there are any.
+// Runs run_item(index, thread) for every item of the plan, or for every one of its `shares` shares,
+// those of an item being neighbours; then merges the sequences whose keys were split: a second
+// parallel region only where there are any.
 template <typename Fn>
 void RunItems(const AttentionPlan& plan, const Outputs& outputs, ThreadPool* threads,
-              const Fn& run_item) {
-  ParallelFor(threads, plan.num_items, run_item);
+              const Fn& run_item, int64_t shares = 1) {
+  ParallelFor(threads, plan.num_items * shares, run_item);
   if (plan.num_merge_rows == 0) return;
   constexpr int64_t kRows = 8;
   ParallelFor(threads, CeilDiv(plan.num_merge_rows, kRows), [&](int64_t task, int) {

@@ -76,6 +76,28 @@ WorkItem GetWorkItem(const PlanShape& shape, const PagedBatch& batch, const Atte
                   std::min((split + 1) * p.split_keys, kv_len)};
 }
 
+int64_t SharesOfItem(const PlanShape& shape, const PagedBatch& batch, const AttentionPlan& plan,
+                     int num_threads) {
+  constexpr int64_t kMinRows = 4, kMinKeys = 2 * kKeyTile;
+  const int64_t wanted = num_threads / std::max<int64_t>(plan.num_items, 1);
+  if (wanted < 2) return 1;
+  int64_t rows = 0;  // of the longest item
+  for (int32_t s = 0; s < batch.num_seqs; ++s) {
+    if (plan.seqs[s].split_keys < kMinKeys) continue;
+    const int64_t all = int64_t{GetSequence(batch, s).q_len} * (shape.heads / shape.kv_heads);
+    rows = std::max(rows, shape.row_tile == 0 ? all : std::min<int64_t>(all, shape.row_tile));
+  }
+  return std::clamp<int64_t>(rows / kMinRows, 1, wanted);
+}
+
+WorkItem ShareOfItem(const WorkItem& item, int64_t share, int64_t shares) {
+  const int64_t rows = item.row_end - item.row_begin;
+  WorkItem part = item;
+  part.row_begin = item.row_begin + rows * share / shares;
+  part.row_end = item.row_begin + rows * (share + 1) / shares;
+  return part;
+}
+
 int32_t FindMergeSequence(const AttentionPlan& plan, int64_t row) {
   const auto next =
       std::upper_bound(plan.seqs.begin(), plan.seqs.end(), row,

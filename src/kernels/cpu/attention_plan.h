@@ -57,6 +57,15 @@ struct WorkItem {
 WorkItem GetWorkItem(const PlanShape& shape, const PagedBatch& batch, const AttentionPlan& plan,
                      int64_t index);
 
+// How many threads share an item, each with some of its rows: more than one only where there are
+// fewer items than threads. Every one of them packs the keys for itself, so that few rows or keys
+// are not shared out. Rows do not depend on each other: the bits are the same for any number.
+int64_t SharesOfItem(const PlanShape& shape, const PagedBatch& batch, const AttentionPlan& plan,
+                     int num_threads);
+
+// Share `share` of `shares` of an item: it may have no rows.
+WorkItem ShareOfItem(const WorkItem& item, int64_t share, int64_t shares);
+
 // The sequence that owns merge row `row`, in [0, num_merge_rows).
 int32_t FindMergeSequence(const AttentionPlan& plan, int64_t row);
 

@@ -11,6 +11,9 @@ namespace {
 // Below this many multiply-adds a call is over before a second thread has woken.
 constexpr int64_t kMinTaskMacs = 32 * 1024;
 constexpr int64_t kTasksPerThread = 8;
+// Threads end a call up to a task apart: long tasks are cut further, but to no fewer
+// multiply-adds than these, about ten microseconds of streaming weights.
+constexpr int64_t kLongTaskMacs = 128 * 1024, kMostTasksPerThread = 64;
 // Blocks differ in their rows (experts) and number: dealt out singly they balance better, as long
 // as they are not much smaller than a task should be.
 constexpr int64_t kMaxTasksPerWanted = 4;
@@ -112,9 +115,10 @@ LinearPlan::LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num
     max_out = std::max(max_out, p.out);
   }
   if (products.empty()) return;
+  const int64_t most_tasks = std::clamp(macs / kLongTaskMacs, kTasksPerThread * num_threads,
+                                        kMostTasksPerThread * num_threads);
   const int64_t wanted_tasks =
-      num_threads == 1 ? 1
-                       : std::clamp<int64_t>(macs / kMinTaskMacs, 1, kTasksPerThread * num_threads);
+      num_threads == 1 ? 1 : std::clamp<int64_t>(macs / kMinTaskMacs, 1, most_tasks);
   const int64_t x_rows = kXBlockBytes / std::max<int64_t>(x_row_bytes, 1);
   const int64_t most_rows =
       std::clamp<int64_t>(x_rows / kRowQuantum * kRowQuantum, kRowQuantum, kMaxBlockRows);
