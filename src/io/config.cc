@@ -88,6 +88,10 @@ const json* ConfigReader::Find(std::string_view key) const {
   return member == object_->end() || member->is_null() ? nullptr : &*member;
 }
 
+bool ConfigReader::IsNull(std::string_view key) const {
+  return Find(key) == nullptr && object_->contains(key);
+}
+
 bool ConfigReader::Has(std::string_view key) const { return Find(key) != nullptr; }
 
 Error ConfigReader::BadValue(std::string_view key, std::string_view want) const {
@@ -159,12 +163,6 @@ Result<std::string> ConfigReader::GetStringOr(std::string_view key,
                                               std::string_view fallback) const {
   if (!Has(key)) return std::string(fallback);
   return GetString(key);
-}
-
-Result<std::optional<std::string>> ConfigReader::GetOptionalString(std::string_view key) const {
-  if (!Has(key)) return std::optional<std::string>();
-  MLA_ASSIGN_OR_RETURN(std::string value, GetString(key));
-  return std::optional<std::string>(std::move(value));
 }
 
 Result<std::string> ConfigReader::GetChoice(std::string_view key,

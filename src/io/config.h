@@ -35,7 +35,8 @@ class ConfigReader {
   static Result<ConfigReader> Create(const nlohmann::json& value, std::string what,
                                      std::set<std::string>* asked = nullptr);
 
-  bool Has(std::string_view key) const;  // there and not null
+  bool Has(std::string_view key) const;     // there and not null
+  bool IsNull(std::string_view key) const;  // there, and null: a config says that it has none
 
   Result<int64_t> GetInt(std::string_view key, int64_t min, int64_t max) const;
   Result<int64_t> GetIntOr(std::string_view key, int64_t fallback, int64_t min, int64_t max) const;
@@ -52,7 +53,6 @@ class ConfigReader {
 
   Result<std::string> GetString(std::string_view key) const;
   Result<std::string> GetStringOr(std::string_view key, std::string_view fallback) const;
-  Result<std::optional<std::string>> GetOptionalString(std::string_view key) const;
 
   // A string that must be one of `choices`; the error lists them.
   Result<std::string> GetChoice(std::string_view key,

@@ -141,7 +141,10 @@ class Producer {
       if (bad >= 0) return BadNumber(plan, stored, bad);
       MLA_RETURN_IF_ERROR(write(std::span(bytes).first(count * unit_bytes)));
       done_ += count * unit * cols;
-      if (options_.progress) options_.progress(done_, report_.numbers);
+      if (options_.progress && !options_.progress(done_, report_.numbers)) {
+        return Error{ErrorCode::kCancelled,
+                     Concat("stopped after ", done_, " of ", report_.numbers, " numbers")};
+      }
     }
     return {};
   }

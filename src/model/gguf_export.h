@@ -23,7 +23,8 @@ struct GgufExportOptions {
   StoredDType type = StoredDType::kQ8_0;  // see ParseGgufExportType
   std::vector<int32_t> eos_ids;           // that end a text, beside those of config and tokenizer
   ThreadPool* threads = nullptr;
-  std::function<void(int64_t done, int64_t total)> progress;  // numbers written; may be empty
+  // Numbers written; may be empty. Returns false to stop: kCancelled.
+  std::function<bool(int64_t done, int64_t total)> progress;
   // Lines that a user should see, as soon as they are known: what is left out, what is stored
   // otherwise than asked for. May be empty.
   std::function<void(const std::string& line)> note;

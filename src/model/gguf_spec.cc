@@ -146,6 +146,7 @@ class SpecBuilder {
     // The routing is stated in full, so one family serves all generations.
     config_["model_type"] = "deepseek_v3";
     MLA_RETURN_IF_ERROR(SetInt("kv_lora_rank", "attention.kv_lora_rank", 1, kMaxDim));
+    config_["q_lora_rank"] = nullptr;
     if (Has("attention.q_lora_rank")) {
       MLA_ASSIGN_OR_RETURN(const int64_t rank,
                            file_.GetInt(Key("attention.q_lora_rank"), 0, kMaxDim));
@@ -164,6 +165,7 @@ class SpecBuilder {
                          file_.GetIntOr(Key("expert_count"), 0, 0, kMaxCount));
     // Layers that are all mixtures have no dense MLP to state.
     MLA_RETURN_IF_ERROR(SetIntOr("intermediate_size", "feed_forward_length", 1, 1, kMaxDim));
+    config_["n_routed_experts"] = nullptr;
     return experts > 0 ? ReadMoe(experts) : Status();
   }
 

@@ -125,7 +125,7 @@ Status ApplyLongRope(const ConfigReader& config, const ConfigReader& model,
       const int64_t original,
       (inside ? config : model).GetInt("original_max_position_embeddings", 2, kMaxPositions));
   MLA_ASSIGN_OR_RETURN(const int64_t context,
-                       model.GetIntOr("max_position_embeddings", original, 1, kMaxPositions));
+                       model.GetInt("max_position_embeddings", 1, kMaxPositions));
   MLA_ASSIGN_OR_RETURN(rope.inv_freq, ReadFactors(config, "short_factor", inv_freq));
   MLA_ASSIGN_OR_RETURN(rope.long_inv_freq, ReadFactors(config, "long_factor", inv_freq));
   rope.original_context = static_cast<int32_t>(original);
@@ -154,12 +154,13 @@ Result<std::string> RopeType(const ConfigReader& settings) {
 
 }  // namespace
 
-Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing) {
+Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing,
+                            double default_theta) {
   MLA_ASSIGN_OR_RETURN(const auto settings, RopeObject(config));
   const bool theta_inside = settings && settings->Has("rope_theta");
-  MLA_ASSIGN_OR_RETURN(
-      const double theta,
-      (theta_inside ? *settings : config).GetFloatOr("rope_theta", 10000.0, 1.001, kMaxTheta));
+  MLA_ASSIGN_OR_RETURN(const double theta,
+                       (theta_inside ? *settings : config)
+                           .GetFloatOr("rope_theta", default_theta, 1.001, kMaxTheta));
   std::vector<double> inv_freq = PlainFrequencies(theta, dim);
   RopeResult result;
   result.rope.pairing = pairing;

@@ -20,7 +20,8 @@ struct RopeResult {
 
 // For heads of which `dim` numbers (even) are rotated. Types: default, linear, llama3, yarn,
 // longrope. An unknown type is kUnsupported and the error lists the known ones.
-Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing);
+Result<RopeResult> ReadRope(const ConfigReader& config, int64_t dim, RopePairing pairing,
+                            double default_theta);
 
 }  // namespace mla
 

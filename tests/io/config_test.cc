@@ -39,19 +39,20 @@ TEST_F(ConfigTest, GivesValues) {
   EXPECT_EQ(*config.GetInts("bos", 0, 9), (std::vector<int64_t>{0}));
   EXPECT_EQ(*config.GetStrings("architectures"), (std::vector<std::string>{"A", "B"}));
   EXPECT_TRUE(config.Has("heads"));
+  EXPECT_FALSE(config.IsNull("heads"));
 }
 
 TEST_F(ConfigTest, MissingAndNullAreAbsent) {
   const ConfigReader config = Read(R"({"null": null})");
   for (const char* key : {"null", "none"}) {
     EXPECT_FALSE(config.Has(key));
+    EXPECT_EQ(config.IsNull(key), key == std::string_view("null"));
     EXPECT_EQ(*config.GetIntOr(key, -7, 1, 9), -7);
     EXPECT_EQ(*config.GetOptionalInt(key, 1, 9), std::nullopt);
     EXPECT_EQ(*config.GetFloatOr(key, 0.5, 1, 9), 0.5);
     EXPECT_EQ(*config.GetOptionalFloat(key, 1, 9), std::nullopt);
     EXPECT_TRUE(*config.GetBoolOr(key, true));
     EXPECT_EQ(*config.GetStringOr(key, "x"), "x");
-    EXPECT_EQ(*config.GetOptionalString(key), std::nullopt);
     EXPECT_EQ(*config.GetChoiceOr(key, "x", {"y"}), "x");
     EXPECT_FALSE(config.GetOptionalObject(key)->has_value());
     EXPECT_TRUE(config.GetInts(key, 0, 9)->empty());
@@ -109,7 +110,7 @@ TEST_F(ConfigTest, OtherErrors) {
     "names": ["a", 2]})");
   EXPECT_EQ(MessageOf(config.GetBool("n")), "config.json: n is 1, want true or false");
   EXPECT_EQ(MessageOf(config.GetString("n")), "config.json: n is 1, want a string");
-  EXPECT_EQ(MessageOf(config.GetOptionalString("n")), "config.json: n is 1, want a string");
+  EXPECT_EQ(MessageOf(config.GetStringOr("n", "x")), "config.json: n is 1, want a string");
   EXPECT_EQ(MessageOf(config.GetChoice("type", {"linear", "yarn"})),
             "config.json: type is \"ntk\", want one of linear, yarn");
   EXPECT_EQ(MessageOf(config.GetChoice("none", {"linear"})),

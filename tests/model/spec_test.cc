@@ -9,6 +9,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
 #include "model/families/registry.h"
 #include "model/golden.h"
 
@@ -235,6 +236,190 @@ TEST(Spec, ReuseOfChoices) {
   EXPECT_EQ(reuse(), "FSSF");
 }
 
+// The first mixture of experts of a model.
+const MoeSpec& MoeOf(const ModelSpec& spec) {
+  for (const LayerSpec& layer : spec.layers) {
+    if (const auto* moe = std::get_if<MoeSpec>(&layer.mlp)) return *moe;
+    if (layer.branch) return layer.branch->moe;
+  }
+  MLA_CHECK(false, spec.model_type, " has no mixture");
+}
+
+// The specification of a golden model whose config says `value` of a key, or, if that is discarded,
+// leaves it out.
+ModelSpec SpecWith(const std::string& model, const char* key, const json& value) {
+  json config = GoldenConfig(model);
+  if (value.is_discarded()) {
+    config.erase(key);
+    if (config.contains("rope_parameters")) config["rope_parameters"].erase(key);
+  } else {
+    config[key] = value;
+  }
+  Result<ModelSpec> spec = ReadModelSpec(config);
+  MLA_CHECK(spec.ok(), model, ", ", key, ": ", spec.ok() ? "" : spec.message());
+  return *std::move(spec);
+}
+
+struct Default {
+  const char* key;
+  std::function<double(const ModelSpec&)> read;
+  std::vector<std::pair<const char*, double>> published;  // by golden model
+  json null = json::value_t::discarded;                   // the value that null stands for
+};
+
+const Default kDefaults[] = {
+    {"norm_topk_prob",
+     [](const ModelSpec& s) { return MoeOf(s).normalize; },
+     {{"deepseek_v2", 0},
+      {"deepseek_v3", 1},
+      {"deepseek_v32", 1},
+      {"glm4_moe_lite", 1},
+      {"glm_moe_dsa", 1},
+      {"longcat_flash", 0}}},
+    {"routed_scaling_factor",
+     [](const ModelSpec& s) { return MoeOf(s).scaling; },
+     {{"deepseek_v2", 1},
+      {"deepseek_v3", 2.5F},
+      {"deepseek_v32", 2.5F},
+      {"glm4_moe_lite", 1.8F},
+      {"glm_moe_dsa", 2.5F},
+      {"longcat_flash", 6}}},
+    {"n_shared_experts",
+     [](const ModelSpec& s) {
+       return static_cast<double>(MoeOf(s).shared_intermediate) / MoeOf(s).intermediate;
+     },
+     {{"deepseek_v2", 2},
+      {"deepseek_v3", 1},
+      {"deepseek_v32", 1},
+      {"glm4_moe_lite", 1},
+      {"glm_moe_dsa", 1}},
+     0},
+    {"n_group",
+     [](const ModelSpec& s) { return MoeOf(s).num_groups; },
+     {{"deepseek_v3", 8}, {"deepseek_v32", 8}, {"glm4_moe_lite", 1}, {"glm_moe_dsa", 1}}},
+    {"topk_group",
+     [](const ModelSpec& s) { return MoeOf(s).topk_groups; },
+     {{"deepseek_v3", 4}, {"deepseek_v32", 4}, {"glm4_moe_lite", 1}, {"glm_moe_dsa", 1}}},
+    {"zero_expert_num",
+     [](const ModelSpec& s) { return MoeOf(s).identity_experts; },
+     {{"longcat_flash", 256}},
+     0},
+    {"q_lora_rank",
+     [](const ModelSpec& s) { return MlaOf(s, 0).q_lora_rank; },
+     {{"deepseek_v2", 1536},
+      {"deepseek_v3", 1536},
+      {"deepseek_v32", 1536},
+      {"glm4_moe_lite", 768},
+      {"glm_moe_dsa", 2048},
+      {"longcat_flash", 1536},
+      {"minicpm3", 768},
+      {"youtu", 1536}}},
+    {"rms_norm_eps",
+     [](const ModelSpec& s) { return s.norm_eps; },
+     {{"deepseek_v2", 1e-6F},
+      {"deepseek_v3", 1e-6F},
+      {"deepseek_v32", 1e-6F},
+      {"glm4_moe_lite", 1e-5F},
+      {"glm_moe_dsa", 1e-5F},
+      {"longcat_flash", 1e-5F},
+      {"minicpm3", 1e-5F},
+      {"youtu", 1e-6F},
+      {"llama_gqa", 1e-6F},
+      {"mistral", 1e-6F},
+      {"qwen2", 1e-6F},
+      {"qwen3", 1e-6F}}},
+    {"max_position_embeddings",
+     [](const ModelSpec& s) { return s.max_positions; },
+     {{"deepseek_v2", 2048},
+      {"deepseek_v3", 4096},
+      {"deepseek_v32", 163840},
+      {"glm4_moe_lite", 202752},
+      {"glm_moe_dsa", 202752},
+      {"longcat_flash", 131072},
+      {"minicpm3", 32768},
+      {"youtu", 131072},
+      {"llama_gqa", 2048},
+      {"qwen2", 32768},
+      {"qwen3", 32768}}},
+    {"tie_word_embeddings",
+     [](const ModelSpec& s) { return s.tie_embeddings; },
+     {{"deepseek_v3", 0}, {"minicpm3", 1}, {"youtu", 1}, {"llama_gqa", 0}, {"qwen3", 0}}},
+    {"rope_theta",
+     [](const ModelSpec& s) { return MlaOf(s, 0).rope->inv_freq[1]; },
+     {{"longcat_flash", std::pow(1e7, -2.0 / 8)}, {"glm4_moe_lite", std::pow(1e4, -2.0 / 8)}}},
+    {"rope_interleave",
+     [](const ModelSpec& s) { return MlaOf(s, 0).rope->pairing == RopePairing::kInterleaved; },
+     {{"deepseek_v3", 1}, {"glm4_moe_lite", 1}, {"youtu", 1}}},
+    {"num_key_value_heads",
+     [](const ModelSpec& s) { return std::get<GqaSpec>(s.layers[0].attention).kv_heads; },
+     {{"llama_gqa", 6}}},
+    {"scale_emb", [](const ModelSpec& s) { return s.embedding_scale; }, {{"minicpm3", 12}}},
+    {"scale_depth",
+     [](const ModelSpec& s) { return s.residual_scale; },
+     {{"minicpm3", 1.4 / std::sqrt(3.0)}},
+     std::sqrt(3.0)},
+    {"dim_model_base",
+     [](const ModelSpec& s) { return s.logit_scale; },
+     {{"minicpm3", 256.0 / 80}},
+     80},
+};
+
+// Of the published configuration classes (transformers 5.23).
+TEST(Spec, KeysThatAreLeftOutHaveThePublishedDefaults) {
+  for (const Default& d : kDefaults) {
+    for (const auto& [model, want] : d.published) {
+      EXPECT_NEAR(d.read(SpecWith(model, d.key, json::value_t::discarded)), want, 1e-6 * want)
+          << model << ", " << d.key;
+    }
+    if (d.null.is_discarded()) continue;
+    const char* model = d.published.back().first;
+    EXPECT_NEAR(d.read(SpecWith(model, d.key, nullptr)), d.read(SpecWith(model, d.key, d.null)),
+                1e-6)
+        << model << ", " << d.key << " null";
+  }
+}
+
+// Those that lead to another count of heads, layers or experts.
+TEST(Spec, CountsThatAreLeftOutHaveThePublishedDefaults) {
+  json config = GoldenConfig("qwen3");
+  config["num_attention_heads"] = 64;
+  config.erase("num_key_value_heads");
+  config.erase("head_dim");
+  Result<ModelSpec> spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_EQ(std::get<GqaSpec>(spec->layers[0].attention).kv_heads, 32);
+  EXPECT_EQ(std::get<GqaSpec>(spec->layers[0].attention).head_dim, 128);
+  config["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(std::get<GqaSpec>(ReadModelSpec(config)->layers[0].attention).kv_heads, 64);
+
+  config = GoldenConfig("deepseek_v3");
+  config.erase("first_k_dense_replace");
+  config.erase("n_routed_experts");
+  spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_TRUE(std::holds_alternative<DenseMlpSpec>(spec->layers[2].mlp));
+  ASSERT_TRUE(std::holds_alternative<MoeSpec>(spec->layers[3].mlp));
+  EXPECT_EQ(MoeOf(*spec).num_experts, 256);
+  config["n_routed_experts"] = nullptr;
+  spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_TRUE(std::holds_alternative<DenseMlpSpec>(spec->layers[3].mlp));
+
+  config = GoldenConfig("glm4_moe_lite");
+  config.erase("mlp_layer_types");
+  spec = ReadModelSpec(config);
+  ASSERT_TRUE(spec.ok()) << spec.message();
+  EXPECT_TRUE(std::holds_alternative<DenseMlpSpec>(spec->layers[0].mlp));
+  EXPECT_TRUE(std::holds_alternative<MoeSpec>(spec->layers[1].mlp));
+}
+
+TEST(Spec, PairingIsWhatTheConfigSays) {
+  for (const char* model : {"deepseek_v3", "glm4_moe_lite", "youtu"}) {
+    const ModelSpec spec = SpecWith(model, "rope_interleave", false);
+    EXPECT_EQ(MlaOf(spec, 0).rope->pairing, RopePairing::kHalves) << model;
+  }
+}
+
 // Configs as released, where they are at hand: each is read, or refused by what it is.
 TEST(Spec, ReleasedConfigs) {
   const std::filesystem::path dir = std::string(MLA_SOURCE_DIR) + "/../shared/configs";
@@ -339,6 +524,17 @@ TEST(Spec, BadConfigsAreRefusedWithTheValue) {
        "window",
        [](json& c) { c["sliding_window"] = 1024; },
        {"sliding_window", "1024", "4096"}},
+      {"mistral",
+       "window left out",
+       [](json& c) {
+         c.erase("sliding_window");
+         c["max_position_embeddings"] = 4097;
+       },
+       {"sliding_window", "4096", "left out", "4097"}},
+      {"glm4_moe_lite",
+       "no experts",
+       [](json& c) { c["n_routed_experts"] = nullptr; },
+       {"n_routed_experts", "null"}},
       {"qwen3",
        "window in use",
        [](json& c) {

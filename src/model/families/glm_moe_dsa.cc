@@ -10,6 +10,16 @@
 namespace mla {
 namespace {
 
+constexpr MoeDefaults kMoe = {.topk_method = "noaux_tc",
+                              .scoring_func = "sigmoid",
+                              .num_experts = 256,
+                              .num_shared = 1,
+                              .num_groups = 1,
+                              .topk_groups = 1,
+                              .first_moe = 3,
+                              .normalize = true,
+                              .scaling = 2.5};
+
 // For every layer: does it reuse an earlier choice? From indexer_types, or index_topk_pattern, or
 // the schedule that index_topk_freq and index_skip_topk_offset make.
 Result<std::vector<bool>> ReadReuse(const ConfigReader& config, size_t num_layers) {
@@ -48,13 +58,15 @@ Result<std::vector<bool>> ReadReuse(const ConfigReader& config, size_t num_layer
 }  // namespace
 
 Result<ModelSpec> ReadGlmMoeDsa(const ConfigReader& config) {
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
-  MLA_ASSIGN_OR_RETURN(MlaSpec mla, ReadMla(config, RopePairing::kInterleaved));
+  MLA_ASSIGN_OR_RETURN(ModelSpec spec,
+                       ReadBase(config, {.max_positions = 202752, .norm_eps = 1e-5}));
+  MLA_ASSIGN_OR_RETURN(MlaSpec mla,
+                       ReadMla(config, RopePairing::kInterleaved, {.q_lora_rank = 2048}));
   MLA_ASSIGN_OR_RETURN(const bool interleaved, config.GetBoolOr("indexer_rope_interleave", true));
   MLA_ASSIGN_OR_RETURN(
       mla.indexer,
       ReadIndexer(config, mla, interleaved ? RopePairing::kInterleaved : RopePairing::kHalves));
-  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, {"noaux_tc", "sigmoid"}));
+  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, kMoe));
   MLA_ASSIGN_OR_RETURN(const std::vector<bool> reuse, ReadReuse(config, spec.layers.size()));
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     std::get<MlaSpec>(spec.layers[i].attention).indexer->reuse = reuse[i];

@@ -5,8 +5,8 @@
 namespace mla {
 
 Result<ModelSpec> ReadLlama(const ConfigReader& config) {
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
-  MLA_ASSIGN_OR_RETURN(const GqaSpec attention, ReadGqa(config));
+  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config, {.max_positions = 2048}));
+  MLA_ASSIGN_OR_RETURN(const GqaSpec attention, ReadGqa(config, {}));
   MLA_ASSIGN_OR_RETURN(spec.layers, ReadDenseLayers(config, attention));
   return spec;
 }

@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kMaxExperts = 1 << 16;
 
 Result<MlaSpec> ReadScaledMla(const ConfigReader& config, int32_t hidden_size) {
-  MLA_ASSIGN_OR_RETURN(MlaSpec mla, ReadMla(config, RopePairing::kInterleaved));
+  MLA_ASSIGN_OR_RETURN(MlaSpec mla, ReadMla(config, RopePairing::kInterleaved,
+                                            {.q_lora_rank = 1536, .rope_theta = 1e7}));
   MLA_ASSIGN_OR_RETURN(const bool scale_q, config.GetBoolOr("mla_scale_q_lora", true));
   MLA_ASSIGN_OR_RETURN(const bool scale_kv, config.GetBoolOr("mla_scale_kv_lora", true));
   const auto scale = [&](int32_t rank) {
@@ -28,10 +29,12 @@ Result<MlaSpec> ReadScaledMla(const ConfigReader& config, int32_t hidden_size) {
 Result<MoeSpec> ReadShortcut(const ConfigReader& config) {
   MoeSpec moe;
   MLA_ASSIGN_OR_RETURN(const int64_t experts, config.GetInt("n_routed_experts", 1, kMaxExperts));
-  MLA_ASSIGN_OR_RETURN(const int64_t zero, config.GetIntOr("zero_expert_num", 0, 0, kMaxExperts));
+  MLA_ASSIGN_OR_RETURN(const int64_t zero,
+                       config.GetIntOr("zero_expert_num",
+                                       config.IsNull("zero_expert_num") ? 0 : 256, 0, kMaxExperts));
   MLA_ASSIGN_OR_RETURN(const int64_t top_k, config.GetInt("moe_topk", 1, experts + zero));
   MLA_ASSIGN_OR_RETURN(moe.intermediate, ReadSize(config, "expert_ffn_hidden_size"));
-  MLA_ASSIGN_OR_RETURN(const double scaling, config.GetFloatOr("routed_scaling_factor", 1, 0, 1e6));
+  MLA_ASSIGN_OR_RETURN(const double scaling, config.GetFloatOr("routed_scaling_factor", 6, 0, 1e6));
   MLA_ASSIGN_OR_RETURN(moe.normalize, config.GetBoolOr("norm_topk_prob", false));
   MLA_ASSIGN_OR_RETURN(const std::string kind,
                        config.GetChoiceOr("zero_expert_type", "identity", {"identity"}));
@@ -63,7 +66,8 @@ LayerNames NamesOf(int32_t index, int32_t half) {
 }  // namespace
 
 Result<ModelSpec> ReadLongcatFlash(const ConfigReader& config) {
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
+  MLA_ASSIGN_OR_RETURN(ModelSpec spec,
+                       ReadBase(config, {.max_positions = 131072, .norm_eps = 1e-5}));
   MLA_ASSIGN_OR_RETURN(const MlaSpec mla, ReadScaledMla(config, spec.hidden_size));
   MLA_ASSIGN_OR_RETURN(const DenseMlpSpec mlp, ReadDenseMlp(config, "ffn_hidden_size"));
   MLA_ASSIGN_OR_RETURN(const MoeSpec moe, ReadShortcut(config));

@@ -13,20 +13,27 @@ constexpr double kMaxScale = 1e6;
 }  // namespace
 
 Result<ModelSpec> ReadMinicpm3(const ConfigReader& config) {
-  MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config));
-  // The released configs leave out what follows from other keys.
-  MLA_ASSIGN_OR_RETURN(spec.tie_embeddings, config.GetBoolOr("tie_word_embeddings", true));
+  MLA_ASSIGN_OR_RETURN(
+      ModelSpec spec,
+      ReadBase(config, {.max_positions = 32768, .norm_eps = 1e-5, .tie_embeddings = true}));
   MLA_ASSIGN_OR_RETURN(const int32_t heads, ReadSize(config, "num_attention_heads"));
   MLA_ASSIGN_OR_RETURN(const MlaSpec mla,
-                       ReadMla(config, RopePairing::kHalves, spec.hidden_size / heads));
+                       ReadMla(config, RopePairing::kHalves,
+                               {.q_lora_rank = 768, .v_head_dim = spec.hidden_size / heads}));
   MLA_ASSIGN_OR_RETURN(spec.layers, ReadDenseLayers(config, mla));
-  MLA_ASSIGN_OR_RETURN(const double embedding, config.GetFloatOr("scale_emb", 1, 1e-6, kMaxScale));
+  MLA_ASSIGN_OR_RETURN(const double embedding, config.GetFloatOr("scale_emb", 12, 1e-6, kMaxScale));
   spec.embedding_scale = static_cast<float>(embedding);
   const double root = std::sqrt(static_cast<double>(spec.layers.size()));
-  MLA_ASSIGN_OR_RETURN(const double depth, config.GetFloatOr("scale_depth", root, 1e-6, kMaxScale));
+  // Null stands for the factor that changes nothing.
+  MLA_ASSIGN_OR_RETURN(
+      const double depth,
+      config.GetFloatOr("scale_depth", config.IsNull("scale_depth") ? root : 1.4, 1e-6, kMaxScale));
   spec.residual_scale = static_cast<float>(depth / root);
-  MLA_ASSIGN_OR_RETURN(const double base,
-                       config.GetFloatOr("dim_model_base", spec.hidden_size, 1, kMaxScale));
+  const double no_scale = spec.hidden_size;
+  MLA_ASSIGN_OR_RETURN(
+      const double base,
+      config.GetFloatOr("dim_model_base", config.IsNull("dim_model_base") ? no_scale : 256, 1,
+                        kMaxScale));
   spec.logit_scale = static_cast<float>(base / spec.hidden_size);
   return spec;
 }

@@ -17,6 +17,7 @@ constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxVocab = 1 << 24;
 constexpr int64_t kMaxExperts = 1 << 16;
 constexpr int64_t kMaxPositions = 1 << 30;
+constexpr int64_t kDefaultWindow = 4096;
 
 // Reads a dimension into an int32.
 Status ReadDim(const ConfigReader& config, std::string_view key, int64_t max, int32_t& value) {
@@ -25,11 +26,17 @@ Status ReadDim(const ConfigReader& config, std::string_view key, int64_t max, in
   return {};
 }
 
+// Null counts as missing.
 Status ReadDimOr(const ConfigReader& config, std::string_view key, int64_t fallback, int64_t min,
                  int64_t max, int32_t& value) {
   MLA_ASSIGN_OR_RETURN(const int64_t read, config.GetIntOr(key, fallback, min, max));
   value = static_cast<int32_t>(read);
   return {};
+}
+
+// The fallback of a key for which null is another value than the default.
+int64_t Unless(const ConfigReader& config, std::string_view key, int64_t fallback, int64_t null) {
+  return config.IsNull(key) ? null : fallback;
 }
 
 Status ReadSpecialIds(const ConfigReader& config, ModelSpec& spec) {
@@ -82,8 +89,12 @@ Status ReadRouting(const ConfigReader& config, const MoeDefaults& defaults, MoeS
   moe.correction_bias = method == "noaux_tc";
   moe.group_score = method == "noaux_tc" ? GroupScore::kTop2Sum : GroupScore::kMax;
   if (method == "greedy") return {};  // groups do not count
-  MLA_RETURN_IF_ERROR(ReadDimOr(config, "n_group", 1, 1, kMaxExperts, moe.num_groups));
-  MLA_RETURN_IF_ERROR(ReadDimOr(config, "topk_group", 1, 1, kMaxExperts, moe.topk_groups));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "n_group",
+                                Unless(config, "n_group", defaults.num_groups, 1), 1, kMaxExperts,
+                                moe.num_groups));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "topk_group",
+                                Unless(config, "topk_group", defaults.topk_groups, 1), 1,
+                                kMaxExperts, moe.topk_groups));
   if (moe.num_experts % moe.num_groups != 0) {
     return config.BadValue("n_group",
                            Concat("a divisor of n_routed_experts (", moe.num_experts, ")"));
@@ -95,7 +106,7 @@ Status ReadRouting(const ConfigReader& config, const MoeDefaults& defaults, MoeS
 }
 
 // For every layer: does it have a mixture of experts?
-Result<std::vector<bool>> ReadMlpPattern(const ConfigReader& config) {
+Result<std::vector<bool>> ReadMlpPattern(const ConfigReader& config, int32_t default_first_moe) {
   MLA_ASSIGN_OR_RETURN(const int32_t num_layers, ReadNumLayers(config));
   std::vector<bool> is_moe;
   if (config.Has("mlp_layer_types")) {
@@ -115,9 +126,10 @@ Result<std::vector<bool>> ReadMlpPattern(const ConfigReader& config) {
   }
   int32_t first_moe = 0;
   int32_t every = 1;
-  MLA_RETURN_IF_ERROR(ReadDimOr(config, "first_k_dense_replace", 0, 0, kMaxLayers, first_moe));
+  MLA_RETURN_IF_ERROR(
+      ReadDimOr(config, "first_k_dense_replace", default_first_moe, 0, kMaxLayers, first_moe));
   MLA_RETURN_IF_ERROR(ReadDimOr(config, "moe_layer_freq", 1, 1, kMaxLayers, every));
-  const bool sparse = config.Has("n_routed_experts");
+  const bool sparse = !config.IsNull("n_routed_experts");
   for (int32_t i = 0; i < num_layers; ++i) {
     is_moe.push_back(sparse && i >= first_moe && i % every == 0);
   }
@@ -126,16 +138,18 @@ Result<std::vector<bool>> ReadMlpPattern(const ConfigReader& config) {
 
 }  // namespace
 
-Result<ModelSpec> ReadBase(const ConfigReader& config) {
+Result<ModelSpec> ReadBase(const ConfigReader& config, const BaseDefaults& defaults) {
   ModelSpec spec;
   MLA_ASSIGN_OR_RETURN(spec.model_type, config.GetString("model_type"));
   MLA_RETURN_IF_ERROR(ReadDim(config, "vocab_size", kMaxVocab, spec.vocab_size));
   MLA_RETURN_IF_ERROR(ReadDim(config, "hidden_size", kMaxDim, spec.hidden_size));
-  MLA_RETURN_IF_ERROR(
-      ReadDimOr(config, "max_position_embeddings", 2048, 1, kMaxPositions, spec.max_positions));
-  MLA_ASSIGN_OR_RETURN(const double eps, config.GetFloatOr("rms_norm_eps", 1e-6, 0, 1));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "max_position_embeddings", defaults.max_positions, 1,
+                                kMaxPositions, spec.max_positions));
+  MLA_ASSIGN_OR_RETURN(const double eps,
+                       config.GetFloatOr("rms_norm_eps", defaults.norm_eps, 0, 1));
   spec.norm_eps = static_cast<float>(eps);
-  MLA_ASSIGN_OR_RETURN(spec.tie_embeddings, config.GetBoolOr("tie_word_embeddings", false));
+  MLA_ASSIGN_OR_RETURN(spec.tie_embeddings,
+                       config.GetBoolOr("tie_word_embeddings", defaults.tie_embeddings));
   MLA_RETURN_IF_ERROR(ReadSpecialIds(config, spec));
   MLA_ASSIGN_OR_RETURN(const std::string activation, config.GetStringOr("hidden_act", "silu"));
   if (activation != "silu") return config.BadValue("hidden_act", "silu");
@@ -155,42 +169,53 @@ Result<int32_t> ReadSize(const ConfigReader& config, std::string_view key) {
   return size;
 }
 
-Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing, int32_t v_head_dim) {
+Result<RopePairing> ReadPairing(const ConfigReader& config) {
+  MLA_ASSIGN_OR_RETURN(const bool interleaved, config.GetBoolOr("rope_interleave", true));
+  return interleaved ? RopePairing::kInterleaved : RopePairing::kHalves;
+}
+
+Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing,
+                        const MlaDefaults& defaults) {
   MlaSpec mla;
   MlaShape& shape = mla.shape;
   MLA_RETURN_IF_ERROR(ReadDim(config, "num_attention_heads", kMaxHeads, shape.heads));
   MLA_RETURN_IF_ERROR(ReadDim(config, "kv_lora_rank", kMaxDim, shape.kv_lora_rank));
   MLA_RETURN_IF_ERROR(ReadDim(config, "qk_nope_head_dim", kMaxDim, shape.qk_nope_head_dim));
   MLA_RETURN_IF_ERROR(ReadDim(config, "qk_rope_head_dim", kMaxDim, shape.qk_rope_head_dim));
-  if (v_head_dim > 0) {
-    MLA_RETURN_IF_ERROR(ReadDimOr(config, "v_head_dim", v_head_dim, 1, kMaxDim, shape.v_head_dim));
+  if (defaults.v_head_dim > 0) {
+    MLA_RETURN_IF_ERROR(
+        ReadDimOr(config, "v_head_dim", defaults.v_head_dim, 1, kMaxDim, shape.v_head_dim));
   } else {
     MLA_RETURN_IF_ERROR(ReadDim(config, "v_head_dim", kMaxDim, shape.v_head_dim));
   }
   if (shape.qk_rope_head_dim % 2 != 0) {
     return config.BadValue("qk_rope_head_dim", "an even number");
   }
-  MLA_ASSIGN_OR_RETURN(const auto q_rank, config.GetOptionalInt("q_lora_rank", 1, kMaxDim));
-  mla.q_lora_rank = static_cast<int32_t>(q_rank.value_or(0));
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "q_lora_rank",
+                                Unless(config, "q_lora_rank", defaults.q_lora_rank, 0), 1, kMaxDim,
+                                mla.q_lora_rank));
   MLA_ASSIGN_OR_RETURN(mla.bias, config.GetBoolOr("attention_bias", false));
-  MLA_ASSIGN_OR_RETURN(RopeResult rope, ReadRope(config, shape.qk_rope_head_dim, pairing));
+  MLA_ASSIGN_OR_RETURN(RopeResult rope,
+                       ReadRope(config, shape.qk_rope_head_dim, pairing, defaults.rope_theta));
   mla.rope = std::make_shared<const RopeSpec>(std::move(rope.rope));
   mla.scale = static_cast<float>(
       rope.scale_factor / std::sqrt(double{1} * shape.qk_nope_head_dim + shape.qk_rope_head_dim));
   return mla;
 }
 
-Result<GqaSpec> ReadGqa(const ConfigReader& config) {
+Result<GqaSpec> ReadGqa(const ConfigReader& config, const GqaDefaults& defaults) {
   GqaSpec gqa;
   MLA_RETURN_IF_ERROR(ReadDim(config, "num_attention_heads", kMaxHeads, gqa.heads));
-  MLA_RETURN_IF_ERROR(
-      ReadDimOr(config, "num_key_value_heads", gqa.heads, 1, kMaxHeads, gqa.kv_heads));
+  const int32_t kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : gqa.heads;
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "num_key_value_heads",
+                                Unless(config, "num_key_value_heads", kv_heads, gqa.heads), 1,
+                                kMaxHeads, gqa.kv_heads));
   if (gqa.heads % gqa.kv_heads != 0) {
     return config.BadValue("num_key_value_heads",
                            Concat("a divisor of num_attention_heads (", gqa.heads, ")"));
   }
-  if (config.Has("head_dim")) {
-    MLA_RETURN_IF_ERROR(ReadDim(config, "head_dim", kMaxDim, gqa.head_dim));
+  if (config.Has("head_dim") || (defaults.head_dim > 0 && !config.IsNull("head_dim"))) {
+    MLA_RETURN_IF_ERROR(ReadDimOr(config, "head_dim", defaults.head_dim, 1, kMaxDim, gqa.head_dim));
     if (gqa.head_dim % 2 != 0) return config.BadValue("head_dim", "an even number");
   } else {
     MLA_ASSIGN_OR_RETURN(const int64_t hidden, config.GetInt("hidden_size", 1, kMaxDim));
@@ -202,21 +227,21 @@ Result<GqaSpec> ReadGqa(const ConfigReader& config) {
   }
   MLA_ASSIGN_OR_RETURN(gqa.qkv_bias, config.GetBoolOr("attention_bias", false));
   gqa.o_bias = gqa.qkv_bias;
-  MLA_ASSIGN_OR_RETURN(RopeResult rope, ReadRope(config, gqa.head_dim, RopePairing::kHalves));
+  MLA_ASSIGN_OR_RETURN(RopeResult rope,
+                       ReadRope(config, gqa.head_dim, RopePairing::kHalves, 10000));
   gqa.rope = std::make_shared<const RopeSpec>(std::move(rope.rope));
   gqa.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(gqa.head_dim)));
   return gqa;
 }
 
-Status RefuseSlidingWindow(const ConfigReader& config, bool enabled) {
-  if (!enabled) return {};
-  MLA_ASSIGN_OR_RETURN(const auto window,
-                       config.GetOptionalInt("sliding_window", 0, kMaxPositions));
-  MLA_ASSIGN_OR_RETURN(const int64_t context,
-                       config.GetIntOr("max_position_embeddings", 2048, 1, kMaxPositions));
-  if (!window || *window >= context) return {};
-  return Unsupported("config.json: sliding_window is ", *window,
-                     ": windows shorter than the context (max_position_embeddings, ", context,
+Status RefuseSlidingWindow(const ConfigReader& config, int32_t max_positions) {
+  if (config.IsNull("sliding_window")) return {};
+  MLA_ASSIGN_OR_RETURN(const int64_t window,
+                       config.GetIntOr("sliding_window", kDefaultWindow, 0, kMaxPositions));
+  if (window >= max_positions) return {};
+  return Unsupported("config.json: sliding_window is ", window,
+                     config.Has("sliding_window") ? "" : ", as it is left out",
+                     ": windows shorter than the context (max_position_embeddings, ", max_positions,
                      ") are not supported, want null or more");
 }
 
@@ -253,26 +278,34 @@ Result<std::vector<LayerSpec>> ReadDenseLayers(const ConfigReader& config,
 
 Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults) {
   MoeSpec moe;
-  MLA_RETURN_IF_ERROR(ReadDim(config, "n_routed_experts", kMaxExperts, moe.num_experts));
+  if (config.IsNull("n_routed_experts")) {
+    return config.BadValue("n_routed_experts", "a number, where a layer has experts");
+  }
+  MLA_RETURN_IF_ERROR(
+      ReadDimOr(config, "n_routed_experts", defaults.num_experts, 1, kMaxExperts, moe.num_experts));
   MLA_RETURN_IF_ERROR(ReadDim(config, "num_experts_per_tok", kMaxExperts, moe.top_k));
   MLA_RETURN_IF_ERROR(ReadDim(config, "moe_intermediate_size", kMaxDim, moe.intermediate));
-  MLA_ASSIGN_OR_RETURN(const int64_t shared, config.GetIntOr("n_shared_experts", 0, 0, 1024));
-  moe.shared_intermediate = static_cast<int32_t>(shared * moe.intermediate);
+  int32_t shared = 0;
+  MLA_RETURN_IF_ERROR(ReadDimOr(config, "n_shared_experts",
+                                Unless(config, "n_shared_experts", defaults.num_shared, 0), 0, 1024,
+                                shared));
+  moe.shared_intermediate = shared * moe.intermediate;
   MLA_RETURN_IF_ERROR(ReadRouting(config, defaults, moe));
   const int32_t eligible = moe.num_experts / moe.num_groups * moe.topk_groups;
   if (moe.top_k > eligible) {
     return config.BadValue("num_experts_per_tok",
                            Concat("at most the ", eligible, " experts of the chosen groups"));
   }
-  MLA_ASSIGN_OR_RETURN(moe.normalize, config.GetBoolOr("norm_topk_prob", false));
-  MLA_ASSIGN_OR_RETURN(const double scaling, config.GetFloatOr("routed_scaling_factor", 1, 0, 1e6));
+  MLA_ASSIGN_OR_RETURN(moe.normalize, config.GetBoolOr("norm_topk_prob", defaults.normalize));
+  MLA_ASSIGN_OR_RETURN(const double scaling,
+                       config.GetFloatOr("routed_scaling_factor", defaults.scaling, 0, 1e6));
   moe.scaling = static_cast<float>(scaling);
   return moe;
 }
 
 Result<std::vector<LayerSpec>> ReadDeepseekLayers(const ConfigReader& config, const MlaSpec& mla,
                                                   const MoeDefaults& defaults) {
-  MLA_ASSIGN_OR_RETURN(const std::vector<bool> is_moe, ReadMlpPattern(config));
+  MLA_ASSIGN_OR_RETURN(const std::vector<bool> is_moe, ReadMlpPattern(config, defaults.first_moe));
   const bool any_moe = std::find(is_moe.begin(), is_moe.end(), true) != is_moe.end();
   const bool all_moe = std::find(is_moe.begin(), is_moe.end(), false) == is_moe.end();
   DenseMlpSpec dense;

@@ -1,5 +1,10 @@
 // The parts that families are put together from: each reads its own keys of config.json (Hugging
 // Face names) and checks them. Errors name the key, the value and what would be right.
+//
+// A key that a config leaves out has the default of the family's published configuration class
+// (transformers): where that is not the same for all families, a family gives its own in the
+// structs below. Where there is nothing sensible to assume (most dimensions), the key must be
+// there. A key that is null is something else: there is none of what it counts.
 #ifndef MLA_MODEL_FAMILIES_PARTS_H_
 #define MLA_MODEL_FAMILIES_PARTS_H_
 
@@ -11,24 +16,46 @@
 
 namespace mla {
 
-// What every decoder has: vocabulary, hidden size, norms, special ids; refuses activations other
-// than silu and quantised checkpoints. `layers` is left empty.
-Result<ModelSpec> ReadBase(const ConfigReader& config);
+struct BaseDefaults {
+  int32_t max_positions;
+  double norm_eps = 1e-6;
+  bool tie_embeddings = false;
+};
+
+// What every decoder has: vocabulary, hidden size, norms, special ids (a config that leaves those
+// out has none); refuses activations other than silu and quantised checkpoints. `layers` is left
+// empty.
+Result<ModelSpec> ReadBase(const ConfigReader& config, const BaseDefaults& defaults);
 
 Result<int32_t> ReadNumLayers(const ConfigReader& config);
 
 // One dimension: 1 to 2^20.
 Result<int32_t> ReadSize(const ConfigReader& config, std::string_view key);
 
-// MLA with q_lora_rank (null: none), YaRN's scale applied, and the given pairing. A config without
-// v_head_dim has this one, if it is not 0.
-Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing, int32_t v_head_dim = 0);
+struct MlaDefaults {
+  int32_t q_lora_rank;
+  int32_t v_head_dim = 0;  // 0: must be there
+  double rope_theta = 10000;
+};
+
+// MLA with q_lora_rank (null: none), YaRN's scale applied, and the given pairing.
+Result<MlaSpec> ReadMla(const ConfigReader& config, RopePairing pairing,
+                        const MlaDefaults& defaults);
+
+// The pairing that rope_interleave says: neighbours unless it is false.
+Result<RopePairing> ReadPairing(const ConfigReader& config);
+
+struct GqaDefaults {
+  int32_t kv_heads = 0;  // 0: as many as heads, which a null always is
+  int32_t head_dim = 0;  // 0: hidden_size / num_attention_heads
+};
 
 // MHA, GQA or MQA with RoPE on the whole head, paired in halves.
-Result<GqaSpec> ReadGqa(const ConfigReader& config);
+Result<GqaSpec> ReadGqa(const ConfigReader& config, const GqaDefaults& defaults);
 
-// Refuses a sliding window that would cut the context. `enabled`: the config says it is in use.
-Status RefuseSlidingWindow(const ConfigReader& config, bool enabled);
+// Refuses a sliding window (4096 unless the config says otherwise; null: none) that would cut the
+// context, which is `max_positions`.
+Status RefuseSlidingWindow(const ConfigReader& config, int32_t max_positions);
 
 // DeepSeek Sparse Attention's indexer, for an attention of this shape.
 Result<IndexerSpec> ReadIndexer(const ConfigReader& config, const MlaSpec& mla,
@@ -42,12 +69,20 @@ Result<DenseMlpSpec> ReadDenseMlp(const ConfigReader& config,
 Result<std::vector<LayerSpec>> ReadDenseLayers(const ConfigReader& config,
                                                const AttentionSpec& attention);
 
-// DeepSeek's mixture of experts: the routing of topk_method (greedy, group_limited_greedy,
-// noaux_tc) and scoring_func, with the given defaults where a config leaves them out.
 struct MoeDefaults {
   std::string_view topk_method;
   std::string_view scoring_func;
+  int32_t num_experts;
+  int32_t num_shared;
+  int32_t num_groups;
+  int32_t topk_groups;
+  int32_t first_moe;  // first_k_dense_replace
+  bool normalize;
+  double scaling;
 };
+
+// DeepSeek's mixture of experts: the routing of topk_method (greedy, group_limited_greedy,
+// noaux_tc) and scoring_func. Null: no shared experts, no groups.
 Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults);
 
 // DeepSeek's layer list: mlp_layer_types if the config has it ("dense", "sparse"); else

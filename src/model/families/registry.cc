@@ -78,12 +78,6 @@ Result<ModelSpec> ReadTextModel(const json& config, std::set<std::string>* asked
 
 }  // namespace
 
-std::vector<std::string_view> KnownModelTypes() {
-  std::vector<std::string_view> types;
-  for (const Family& family : kFamilies) types.push_back(family.model_type);
-  return types;
-}
-
 Result<ModelSpec> ReadModelSpec(const json& config, std::set<std::string>* asked) {
   MLA_ASSIGN_OR_RETURN(const ConfigReader reader,
                        ConfigReader::Create(config, "config.json", asked));

@@ -29,8 +29,6 @@ MLA_MODEL_FAMILIES(MLA_DECLARE_FAMILY)
 Result<ModelSpec> ReadModelSpec(const nlohmann::json& config,
                                 std::set<std::string>* asked = nullptr);
 
-std::vector<std::string_view> KnownModelTypes();
-
 }  // namespace mla
 
 #endif  // MLA_MODEL_FAMILIES_REGISTRY_H_
