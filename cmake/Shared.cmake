@@ -13,7 +13,7 @@ if(NOT TARGET mla_ops)
     file(GLOB MLA_OPS_SOURCES CONFIGURE_DEPENDS src/dispatch/portable/*.cc)
     add_library(mla_ops STATIC src/kernels/reference/attention.cc
       src/kernels/reference/elementwise.cc src/kernels/reference/linear.cc ${MLA_OPS_SOURCES})
-    target_include_directories(mla_ops PUBLIC include PRIVATE src)
+    target_include_directories(mla_ops PRIVATE src)
     target_link_libraries(mla_ops PUBLIC mla_core mla_cuda)
   endif()
 endif()
@@ -34,7 +34,8 @@ set_target_properties(mla_shared PROPERTIES
 list(JOIN MLA_SHARED_ARCHITECTURES " " MLA_SHARED_ARCHITECTURES)
 set_source_files_properties(src/capi/library.cc PROPERTIES COMPILE_DEFINITIONS
   "MLA_VERSION=\"${PROJECT_VERSION}\";MLA_CUDA_ARCHITECTURES=\"${MLA_SHARED_ARCHITECTURES}\"")
-target_include_directories(mla_shared PUBLIC include PRIVATE src)
+target_include_directories(mla_shared
+  PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include> PRIVATE src)
 target_link_libraries(mla_shared PRIVATE mla_ops)
 target_link_options(mla_shared PRIVATE
   "LINKER:--version-script=${CMAKE_CURRENT_LIST_DIR}/libmla.map" "LINKER:--gc-sections")

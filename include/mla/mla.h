@@ -86,14 +86,18 @@ typedef struct mla_tensor {
   int64_t strides[MLA_MAX_RANK]; /* in elements */
 } mla_tensor;
 
-/* How a CPU kernel computes matrix products. */
-enum mla_compute { MLA_COMPUTE_F32 = 0, MLA_COMPUTE_BF16 = 1 };
+/* How a CPU kernel computes matrix products: f32, or activations rounded to bf16 where they enter
+ * one, which is faster. By default bf16 where the queries and the cache are bf16, else f32. */
+enum mla_compute { MLA_COMPUTE_AUTO = 0, MLA_COMPUTE_BF16 = 1, MLA_COMPUTE_F32 = 2 };
 
 /* --- decode: a batch of sequences with the same number of query tokens each -------------- */
 
 /* One absorbed MLA step over a paged latent cache (MlaDecodeArgs in mla/cuda.h). All tensors lie on
- * one device. On the CPU there is no schedule and no workspace, the types may be f32 too, and the
- * lengths and page ids are checked. */
+ * one device. On the CPU there is no schedule and no workspace, the lengths and page ids are
+ * checked, and each of q, cache and out may be f32, bf16 or f16: the kernels compute in f32 from
+ * the cache as it is; a q or out in 16 bits is converted on the way, in memory of the call's own of
+ * at most 64 MiB (tokens are taken in turns where that is not enough). Nothing is written before
+ * everything is checked. */
 typedef struct mla_decode_args {
   size_t size;
   const mla_tensor* q;          /* [num_seqs, s_q, heads, d_k]: [q_lat ; q_pe] */
@@ -159,6 +163,7 @@ enum mla_rope_pairing { MLA_ROPE_INTERLEAVED = 0, MLA_ROPE_HALVES = 1 };
 /* Rotates a step's queries and keys and appends its latents to the paged cache (MlaAppendArgs in
  * mla/cuda.h). All tensors and arrays lie on one device. On the CPU the tensors of the step are
  * f32, the cache is f32, bf16 or f16 with pages that follow each other, and the slots are checked.
+ * A call that is refused has written nothing, neither q_pe nor the cache, and can be made again.
  */
 typedef struct mla_append_args {
   size_t size;
@@ -197,7 +202,8 @@ MLA_API mla_status mla_head_linear_explain(const mla_head_linear_args* args,
 
 /* --- on the CPU -------------------------------------------------------------------------- */
 
-/* MlaAbsorbedArgs in mla/attention.h: a ragged batch, for prefill and decode. */
+/* MlaAbsorbedArgs in mla/attention.h: a ragged batch, for prefill and decode. Types as in
+ * mla_decode. */
 typedef struct mla_absorbed_args {
   size_t size;
   const mla_tensor* q;          /* [tokens, heads, d_k] */

@@ -111,6 +111,10 @@ Status CheckInts(const Tensor& vector, int64_t length, std::string_view what) {
   return {};
 }
 
+Error Absent(std::string_view what) {
+  return InvalidArgument(what, " is absent: the pointer to its mla_tensor is null");
+}
+
 Status CheckOnDevice(const ConstTensor& tensor, Device device, std::string_view what) {
   if (!tensor.present() || tensor.device() == device) return {};
   return InvalidArgument(what, " of shape ", tensor.ShapeString(), " is on ",

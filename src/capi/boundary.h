@@ -66,6 +66,9 @@ Result<int64_t> RowStride(const Tensor& matrix, std::string_view what);
 // i32, contiguous, of this length.
 Status CheckInts(const Tensor& vector, int64_t length, std::string_view what);
 
+// The error of an operand that must be there.
+Error Absent(std::string_view what);
+
 // An absent tensor is on every device.
 Status CheckOnDevice(const ConstTensor& tensor, Device device, std::string_view what);
 

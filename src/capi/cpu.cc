@@ -2,81 +2,116 @@
 #include "capi/cpu.h"
 
 #include <map>
-#include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/threads.h"
+#include "capi/attend.h"
 #include "mla/attention.h"
+#include "mla/resources.h"
 #include "ops/shape_checks.h"
 
 namespace mla::capi {
 namespace {
 
-constexpr int32_t kMostThreads = 1024;
-
-ThreadPool* Pool(int32_t num_threads) {
+// Of more than one thread; null: the calling thread alone.
+Result<ThreadPool*> Pool(int32_t num_threads) {
+  if (num_threads == 0) num_threads = UsableCpus();
   if (num_threads == 1) return nullptr;
   // Never destroyed: at the end of a process that has forked, the workers are not there to be
   // waited for.
   static auto& mutex = *new std::mutex;
-  static auto& pools = *new std::map<int32_t, std::unique_ptr<ThreadPool>>;
+  static auto& pools = *new std::map<int32_t, ThreadPoolPtr>;
   const std::lock_guard lock(mutex);
-  std::unique_ptr<ThreadPool>& pool = pools[num_threads];
-  if (pool == nullptr) pool = std::make_unique<ThreadPool>(num_threads);
-  return pool.get();
+  const auto known = pools.find(num_threads);
+  if (known != pools.end()) return known->second.get();
+  MLA_ASSIGN_OR_RETURN(ThreadPoolPtr pool, MakeThreadPool(num_threads));
+  return (pools[num_threads] = std::move(pool)).get();
 }
 
 struct AbsorbedCall {
-  MlaAbsorbedArgs args;
+  AttendCall attend;
   Context context;
 };
+
+// [tokens, heads, n] as [tokens, 1, heads, n].
+template <typename View>
+View WithInnerAxis(const View& t) {
+  return {t.data(),
+          t.dtype(),
+          {t.dim(0), 1, t.dim(1), t.dim(2)},
+          {t.stride(0), 0, t.stride(1), t.stride(2)},
+          t.device()};
+}
+
+// The operands that have the tokens.
+Status ReadRows(const mla_absorbed_args& a, AttendCall& call) {
+  if (a.q == nullptr) return Absent("mla_absorbed: q");
+  if (a.out == nullptr) return Absent("mla_absorbed: out");
+  MLA_ASSIGN_OR_RETURN(const Tensor q, ReadTensor(a.q, "mla_absorbed: q"));
+  MLA_ASSIGN_OR_RETURN(const Tensor out, ReadTensor(a.out, "mla_absorbed: out"));
+  MLA_ASSIGN_OR_RETURN(const Tensor lse, ReadTensor(a.lse, "mla_absorbed: lse"));
+  for (const Tensor& tensor : {q, out, lse}) {
+    MLA_RETURN_IF_ERROR(CheckOnDevice(tensor, {}, "mla_absorbed: a tensor"));
+  }
+  MLA_RETURN_IF_ERROR(CheckShape(q, "mla_absorbed: q", {kAny, kAny, kAny}));
+  const int64_t tokens = q.dim(0), heads = q.dim(1);
+  MLA_RETURN_IF_ERROR(CheckShape(out, "mla_absorbed: out", {tokens, heads, a.kv_lora_rank}));
+  call.q = WithInnerAxis(q);
+  call.out = WithInnerAxis(out);
+  if (!lse.present()) return {};
+  MLA_RETURN_IF_ERROR(CheckShape(lse, "mla_absorbed: lse", {tokens, heads}));
+  MLA_RETURN_IF_ERROR(CheckDType(lse, "mla_absorbed: lse", {DType::kF32}));
+  call.lse = Tensor(lse.data(), DType::kF32, {tokens, 1, heads}, {lse.stride(0), 0, lse.stride(1)});
+  return {};
+}
 
 Result<AbsorbedCall> ReadAbsorbed(const mla_absorbed_args* given) {
   MLA_ASSIGN_OR_RETURN(const mla_absorbed_args a, ReadStruct(given, "mla_absorbed: args"));
   AbsorbedCall call;
-  MLA_ASSIGN_OR_RETURN(call.args.q, ReadTensor(a.q, "mla_absorbed: q"));
-  MLA_ASSIGN_OR_RETURN(call.args.cache, ReadTensor(a.cache, "mla_absorbed: cache"));
-  MLA_ASSIGN_OR_RETURN(call.args.out, ReadTensor(a.out, "mla_absorbed: out"));
-  MLA_ASSIGN_OR_RETURN(call.args.lse, ReadTensor(a.lse, "mla_absorbed: lse"));
+  MlaAbsorbedArgs& args = call.attend.args;
+  if (a.cache == nullptr) return Absent("mla_absorbed: cache");
+  MLA_RETURN_IF_ERROR(ReadRows(a, call.attend));
+  MLA_ASSIGN_OR_RETURN(args.cache, ReadTensor(a.cache, "mla_absorbed: cache"));
   MLA_ASSIGN_OR_RETURN(const Tensor cu_q, ReadTensor(a.cu_q, "mla_absorbed: cu_q"));
   MLA_ASSIGN_OR_RETURN(const Tensor kv_lens, ReadTensor(a.kv_lens, "mla_absorbed: kv_lens"));
   MLA_ASSIGN_OR_RETURN(const Tensor pages, ReadTensor(a.page_table, "mla_absorbed: page_table"));
 
   MLA_RETURN_IF_ERROR(CheckShape(pages, "mla_absorbed: page_table", {kAny, kAny}));
   MLA_RETURN_IF_ERROR(CheckDType(pages, "mla_absorbed: page_table", {DType::kI32}));
-  MLA_RETURN_IF_ERROR(CheckShape(call.args.cache, "mla_absorbed: cache", {kAny, kAny, kAny}));
+  MLA_RETURN_IF_ERROR(CheckShape(args.cache, "mla_absorbed: cache", {kAny, kAny, kAny}));
   const int64_t num_seqs = pages.dim(0);
   MLA_RETURN_IF_ERROR(CheckInts(cu_q, num_seqs + 1, "mla_absorbed: cu_q"));
   MLA_RETURN_IF_ERROR(CheckInts(kv_lens, num_seqs, "mla_absorbed: kv_lens"));
-  for (const Tensor& tensor : {call.args.out, call.args.lse, cu_q, kv_lens, pages}) {
-    MLA_RETURN_IF_ERROR(CheckOnDevice(tensor, {}, "mla_absorbed: a tensor"));
-  }
-  for (const ConstTensor& tensor : {call.args.q, call.args.cache}) {
+  for (const ConstTensor& tensor :
+       {args.cache, ConstTensor(cu_q), ConstTensor(kv_lens), ConstTensor(pages)}) {
     MLA_RETURN_IF_ERROR(CheckOnDevice(tensor, {}, "mla_absorbed: a tensor"));
   }
   MLA_ASSIGN_OR_RETURN(const int64_t stride, RowStride(pages, "mla_absorbed: page_table"));
-  call.args.batch = {.num_seqs = static_cast<int32_t>(num_seqs),
-                     .cu_q = cu_q.as<int32_t>(),
-                     .kv_lens = kv_lens.as<int32_t>(),
-                     .page_table = pages.as<int32_t>(),
-                     .page_table_stride = stride,
-                     .page_size = static_cast<int32_t>(call.args.cache.dim(1))};
-  call.args.kv_lora_rank = a.kv_lora_rank;
-  call.args.scale = a.scale;
-  call.args.causal = a.causal != 0;
-  MLA_ASSIGN_OR_RETURN(call.context, CpuContext(a.num_threads, a.compute, OrEmpty(a.kernel)));
+  args.batch = {.num_seqs = static_cast<int32_t>(num_seqs),
+                .cu_q = cu_q.as<int32_t>(),
+                .kv_lens = kv_lens.as<int32_t>(),
+                .page_table = pages.as<int32_t>(),
+                .page_table_stride = stride,
+                .page_size = static_cast<int32_t>(args.cache.dim(1))};
+  args.kv_lora_rank = a.kv_lora_rank;
+  args.scale = a.scale;
+  args.causal = a.causal != 0;
+  MLA_ASSIGN_OR_RETURN(call.context,
+                       CpuContext(a.num_threads, a.compute,
+                                  AutomaticCompute(call.attend.q, args.cache), OrEmpty(a.kernel)));
   return call;
 }
 
 Status Absorbed(const mla_absorbed_args* given) {
   MLA_ASSIGN_OR_RETURN(const AbsorbedCall call, ReadAbsorbed(given));
-  return MlaAbsorbed(call.args, call.context);
+  return Attend(call.attend, call.context);
 }
 
 Status ExplainAbsorbed(const mla_absorbed_args* given, mla_verdicts* verdicts) {
   MLA_ASSIGN_OR_RETURN(const AbsorbedCall call, ReadAbsorbed(given));
-  MLA_ASSIGN_OR_RETURN(const KernelVerdicts found, ExplainMlaAbsorbed(call.args, call.context));
+  MLA_ASSIGN_OR_RETURN(const KernelVerdicts found, ExplainAttend(call.attend, call.context));
   return WriteVerdicts(found, verdicts, "mla_absorbed_explain");
 }
 
@@ -96,16 +131,16 @@ Status Merge(const mla_merge_args* given) {
 
 }  // namespace
 
-Result<Context> CpuContext(int32_t num_threads, int32_t compute, std::string_view kernel) {
-  if (num_threads < 0 || num_threads > kMostThreads) {
-    return InvalidArgument("num_threads is ", num_threads, ", want 0 to ", kMostThreads);
-  }
-  if (compute != MLA_COMPUTE_F32 && compute != MLA_COMPUTE_BF16) {
-    return InvalidArgument("compute is ", compute, ", want 0 (f32) or 1 (bf16)");
+Result<Context> CpuContext(int32_t num_threads, int32_t compute, ComputeMode automatic,
+                           std::string_view kernel) {
+  if (compute != MLA_COMPUTE_AUTO && compute != MLA_COMPUTE_F32 && compute != MLA_COMPUTE_BF16) {
+    return InvalidArgument("compute is ", compute, ", want 0 (by the types), 1 (bf16) or 2 (f32)");
   }
   Context context;
-  context.threads = Pool(num_threads == 0 ? UsableCpus() : num_threads);
-  context.compute = compute == MLA_COMPUTE_BF16 ? ComputeMode::kBF16 : ComputeMode::kF32;
+  MLA_ASSIGN_OR_RETURN(context.threads, Pool(num_threads));
+  context.compute = compute == MLA_COMPUTE_AUTO   ? automatic
+                    : compute == MLA_COMPUTE_BF16 ? ComputeMode::kBF16
+                                                  : ComputeMode::kF32;
   context.kernel = kernel;
   return context;
 }

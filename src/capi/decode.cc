@@ -1,8 +1,8 @@
 // The C interface: decode, on the device that the query lies on.
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "capi/attend.h"
 #include "capi/boundary.h"
 #include "capi/cpu.h"
 #include "capi/cuda_device.h"
@@ -60,12 +60,15 @@ Result<Call> Read(const mla_decode_args* given, bool computes) {
   MLA_ASSIGN_OR_RETURN(const mla_decode_args a, ReadStruct(given, "mla_decode: args"));
   Call call;
   cuda::MlaDecodeArgs& args = call.args;
+  if (a.q == nullptr) return Absent("mla_decode: q");
+  if (a.cache == nullptr) return Absent("mla_decode: cache");
   MLA_ASSIGN_OR_RETURN(args.q, ReadTensor(a.q, "mla_decode: q"));
   MLA_ASSIGN_OR_RETURN(args.cache, ReadTensor(a.cache, "mla_decode: cache"));
   MLA_ASSIGN_OR_RETURN(args.out, ReadTensor(a.out, "mla_decode: out"));
   MLA_ASSIGN_OR_RETURN(args.lse, ReadTensor(a.lse, "mla_decode: lse"));
   MLA_RETURN_IF_ERROR(CheckShape(args.q, "mla_decode: q", {kAny, kAny, kAny, kAny}));
-  if (!computes && a.out == nullptr) {
+  if (a.out == nullptr) {
+    if (computes) return Absent("mla_decode: out");
     args.out =
         Tensor(no_memory, args.q.dtype(),
                {args.q.dim(0), args.q.dim(1), args.q.dim(2), a.kv_lora_rank}, args.q.device());
@@ -92,61 +95,6 @@ Result<Call> Read(const mla_decode_args* given, bool computes) {
 
 // --- on the CPU ----------------------------------------------------------------------------------
 
-// True if the first two axes can be seen as one.
-bool Joins(const ConstTensor& t) {
-  return t.dim(0) <= 1 || t.dim(1) == 1 || t.stride(0) == t.dim(1) * t.stride(1);
-}
-
-// Copies an operand [num_seqs, s_q, heads, n] between its own strides and a row-major buffer.
-void CopyRows(const ConstTensor& t, char* buffer, bool to_buffer) {
-  const int64_t item = static_cast<int64_t>(SizeOf(t.dtype()));
-  const int64_t row = t.dim(3) * item;
-  // The caller's memory is written only where it is an output, which was given as such.
-  auto* base = const_cast<char*>(static_cast<const char*>(t.data()));
-  for (int64_t s = 0; s < t.dim(0); ++s) {
-    for (int64_t i = 0; i < t.dim(1); ++i) {
-      for (int64_t h = 0; h < t.dim(2); ++h, buffer += row) {
-        char* at = base + (s * t.stride(0) + i * t.stride(1) + h * t.stride(2)) * item;
-        std::memcpy(to_buffer ? buffer : at, to_buffer ? at : buffer, row);
-      }
-    }
-  }
-}
-
-// One operand as [tokens, heads, n]: a view where the strides allow it, else a copy.
-class Joined {
- public:
-  Joined(const Tensor& operand, bool is_input) : operand_(operand), is_input_(is_input) {
-    if (Joins(operand) && (operand.dim(3) == 1 || operand.stride(3) == 1)) {
-      const int64_t token = operand.dim(1) == 1 ? operand.stride(0) : operand.stride(1);
-      view_ = Tensor(operand.data(), operand.dtype(),
-                     {operand.dim(0) * operand.dim(1), operand.dim(2), operand.dim(3)},
-                     {token, operand.stride(2), 1}, operand.device());
-      return;
-    }
-    buffer_.resize(operand.num_elements() * SizeOf(operand.dtype()));
-    if (is_input) CopyRows(operand, buffer_.data(), true);
-    view_ = Tensor(buffer_.data(), operand.dtype(),
-                   {operand.dim(0) * operand.dim(1), operand.dim(2), operand.dim(3)});
-  }
-
-  const Tensor& view() const { return view_; }
-  void WriteBack() {
-    if (!buffer_.empty() && !is_input_) CopyRows(operand_, buffer_.data(), false);
-  }
-
- private:
-  Tensor operand_, view_;
-  bool is_input_;
-  std::vector<char> buffer_;
-};
-
-// The lse with an axis of one element at its end, so that any strides of it are outer ones.
-Tensor WithUnitAxis(const Tensor& lse) {
-  return Tensor(lse.data(), lse.dtype(), {lse.dim(0), lse.dim(1), lse.dim(2), 1},
-                {lse.stride(0), lse.stride(1), lse.stride(2), 1}, lse.device());
-}
-
 // The shapes of the outputs, before they are looked at as rows; the operator checks the rest.
 Status CheckOutputs(const Call& call) {
   const cuda::MlaDecodeArgs& a = call.args;
@@ -158,9 +106,18 @@ Status CheckOutputs(const Call& call) {
   return CheckDType(a.lse, "mla_decode: lse", {DType::kF32});
 }
 
-// Calls `use` with the arguments of the CPU operator, which it may write through.
-template <typename Use>
-Status WithAbsorbed(const Call& call, const Use& use) {
+// The operator's errors under the name that the caller called.
+Error Headed(Error error) {
+  constexpr std::string_view kOperator = "mla_absorbed: ";
+  if (error.message.starts_with(kOperator)) {
+    error.message.replace(0, kOperator.size(), "mla_decode: ");
+  }
+  return error;
+}
+
+// Calls `run` with the arguments of the CPU operator and gives its result.
+template <typename T>
+T OnCpu(const Call& call, T (*run)(const AttendCall&, const Context&)) {
   const cuda::MlaDecodeArgs& a = call.args;
   MLA_RETURN_IF_ERROR(CheckOutputs(call));
   MLA_RETURN_IF_ERROR(CheckShape(a.cache, "mla_decode: cache", {kAny, kAny, a.q.dim(3)}));
@@ -172,36 +129,23 @@ Status WithAbsorbed(const Call& call, const Use& use) {
   std::vector<int32_t> cu_q(call.num_seqs() + 1);
   for (size_t s = 0; s < cu_q.size(); ++s) cu_q[s] = static_cast<int32_t>(s * call.s_q());
 
-  // q is not written: it is an input.
-  const Tensor writable_q(const_cast<void*>(a.q.data()), a.q.dtype(),
-                          {a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)},
-                          {a.q.stride(0), a.q.stride(1), a.q.stride(2), a.q.stride(3)});
-  Joined q(writable_q, true), out(a.out, false);
-  MlaAbsorbedArgs args;
-  args.q = q.view();
-  args.cache = a.cache;
-  args.batch = {.num_seqs = static_cast<int32_t>(call.num_seqs()),
-                .cu_q = cu_q.data(),
-                .kv_lens = a.kv_lens,
-                .page_table = a.page_table,
-                .page_table_stride = a.page_table_stride,
-                .page_size = static_cast<int32_t>(a.cache.dim(1))};
-  args.kv_lora_rank = a.kv_lora_rank;
-  args.scale = a.scale;
-  args.causal = a.causal;
-  args.out = out.view();
-  std::vector<float> lse;
-  const int64_t rows = args.q.dim(0);
-  if (a.lse.present()) {
-    lse.resize(rows * call.heads());
-    args.lse = Tensor(lse.data(), DType::kF32, {rows, call.heads()});
-  }
+  AttendCall attend{.q = a.q, .out = a.out, .lse = a.lse};
+  attend.args.cache = a.cache;
+  attend.args.batch = {.num_seqs = static_cast<int32_t>(call.num_seqs()),
+                       .cu_q = cu_q.data(),
+                       .kv_lens = a.kv_lens,
+                       .page_table = a.page_table,
+                       .page_table_stride = a.page_table_stride,
+                       .page_size = static_cast<int32_t>(a.cache.dim(1))};
+  attend.args.kv_lora_rank = a.kv_lora_rank;
+  attend.args.scale = a.scale;
+  attend.args.causal = a.causal;
   MLA_ASSIGN_OR_RETURN(const Context context,
-                       CpuContext(call.num_threads, call.compute, call.context.kernel));
-  MLA_RETURN_IF_ERROR(use(args, context));
-  out.WriteBack();
-  if (a.lse.present()) CopyRows(WithUnitAxis(a.lse), reinterpret_cast<char*>(lse.data()), false);
-  return {};
+                       CpuContext(call.num_threads, call.compute, AutomaticCompute(a.q, a.cache),
+                                  call.context.kernel));
+  T result = run(attend, context);
+  if (!result.ok()) return Headed(result.error());
+  return result;
 }
 
 // --- on CUDA devices -----------------------------------------------------------------------------
@@ -252,7 +196,7 @@ Status Schedule(const mla_decode_args* given) {
 
 Status Decode(const mla_decode_args* given) {
   MLA_ASSIGN_OR_RETURN(const Call call, Read(given, true));
-  if (call.on_cpu()) return WithAbsorbed(call, MlaAbsorbed);
+  if (call.on_cpu()) return OnCpu(call, Attend);
   return Enqueue(call, cuda::MlaDecode);
 }
 
@@ -263,11 +207,7 @@ Status Explain(const mla_decode_args* given, mla_verdicts* verdicts) {
     // Nothing is to be written.
     call.args.lse = {};
     call.args.out = Unwritten(call.args);
-    MLA_RETURN_IF_ERROR(
-        WithAbsorbed(call, [&](const MlaAbsorbedArgs& args, const Context& context) -> Status {
-          MLA_ASSIGN_OR_RETURN(found, ExplainMlaAbsorbed(args, context));
-          return {};
-        }));
+    MLA_ASSIGN_OR_RETURN(found, OnCpu(call, ExplainAttend));
   } else {
     DeviceGuard guard;
     MLA_RETURN_IF_ERROR(guard.Enter(call.args.q.device().index));

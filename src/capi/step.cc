@@ -9,6 +9,7 @@
 #include "mla/cuda.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
+#include "ops/elementwise.h"
 #include "ops/shape_checks.h"
 
 namespace mla::capi {
@@ -78,38 +79,52 @@ Status CheckCpuAppend(const cuda::MlaAppendArgs& a) {
   return {};
 }
 
-// Rows of c_kv and of the rotated k_pe to the slots that are not negative.
-Status WriteRows(const cuda::MlaAppendArgs& a, const Tensor& k_pe, const Context& context) {
-  const int64_t rank = a.c_kv.dim(1), rope = k_pe.dim(1);
-  std::vector<float> rows;
+// The rows of the step that are cached: those with slots that are not negative.
+struct StepRows {
+  std::vector<float> rows;  // of c_kv and the rotated k_pe
   std::vector<int64_t> slots;
-  for (int64_t t = 0; t < a.c_kv.dim(0); ++t) {
-    if (a.slots[t] < 0) continue;
-    slots.push_back(a.slots[t]);
-    const float* c = a.c_kv.as<float>() + t * a.c_kv.stride(0);
-    const float* k = k_pe.as<float>() + t * rope;
-    rows.insert(rows.end(), c, c + rank);
-    rows.insert(rows.end(), k, k + rope);
+
+  StepRows(const cuda::MlaAppendArgs& a, const float* k_pe) {
+    const int64_t rank = a.c_kv.dim(1), rope = a.k_pe.dim(1);
+    for (int64_t t = 0; t < a.c_kv.dim(0); ++t) {
+      if (a.slots[t] < 0) continue;
+      slots.push_back(a.slots[t]);
+      const float* c = a.c_kv.as<float>() + t * a.c_kv.stride(0);
+      const float* k = k_pe + t * rope;
+      rows.insert(rows.end(), c, c + rank);
+      rows.insert(rows.end(), k, k + rope);
+    }
   }
-  if (slots.empty()) return {};
-  CacheWriteArgs write;
-  write.x =
-      ConstTensor(rows.data(), DType::kF32, {static_cast<int64_t>(slots.size()), rank + rope});
-  write.slots = slots;
-  write.cache =
-      Tensor(a.cache.data(), a.cache.dtype(), {a.cache.dim(0) * a.cache.dim(1), a.cache.dim(2)},
-             {a.cache.stride(1), a.cache.stride(2)});
-  return CacheWrite(write, context);
+
+  CacheWriteArgs write(const cuda::MlaAppendArgs& a) const {
+    CacheWriteArgs args;
+    args.x = ConstTensor(rows.data(), DType::kF32,
+                         {static_cast<int64_t>(slots.size()), a.c_kv.dim(1) + a.k_pe.dim(1)});
+    args.slots = slots;
+    args.cache =
+        Tensor(a.cache.data(), a.cache.dtype(), {a.cache.dim(0) * a.cache.dim(1), a.cache.dim(2)},
+               {a.cache.stride(1), a.cache.stride(2)});
+    return args;
+  }
+};
+
+// The type of the cache is checked here, as a step may have no row to write to it.
+Status CheckWrites(const StepRows& step, const cuda::MlaAppendArgs& a, const RopeArgs* rotate_q) {
+  MLA_RETURN_IF_ERROR(CheckDType(a.cache, "mla_append: cache", kFloatTypes));
+  if (!step.slots.empty()) MLA_RETURN_IF_ERROR(Validate(step.write(a)));
+  return rotate_q != nullptr ? Validate(*rotate_q) : Status();
 }
 
+// Everything is checked before q_pe or the cache is written.
 Status AppendOnCpu(const AppendCall& call) {
   const cuda::MlaAppendArgs& a = call.args;
   MLA_RETURN_IF_ERROR(CheckCpuAppend(a));
-  MLA_ASSIGN_OR_RETURN(const Context context, CpuContext(call.num_threads, MLA_COMPUTE_F32, {}));
+  MLA_ASSIGN_OR_RETURN(const Context context,
+                       CpuContext(call.num_threads, MLA_COMPUTE_F32, ComputeMode::kF32, {}));
   const int64_t tokens = a.c_kv.dim(0), rope = a.k_pe.dim(1);
   if (tokens == 0) return {};
   std::vector<float> turn_memory(tokens * rope), k_memory(tokens * rope);
-  const Tensor k_pe(k_memory.data(), DType::kF32, {tokens, rope});
+  RopeArgs rotate;
   if (rope > 0) {
     const Tensor turns(turn_memory.data(), DType::kF32, {tokens, 2, rope / 2});
     RopeTableArgs table;
@@ -118,20 +133,20 @@ Status AppendOnCpu(const AppendCall& call) {
     table.magnitude = a.magnitude;
     table.turns = turns;
     MLA_RETURN_IF_ERROR(RopeTable(table, context));
-    RopeArgs rotate;
     rotate.turns = turns;
     rotate.pairing = a.pairing;
     rotate.x = ConstTensor(a.k_pe.data(), DType::kF32, {tokens, 1, rope},
                            {a.k_pe.stride(0), rope, a.k_pe.stride(1)});
     rotate.y = Tensor(k_memory.data(), DType::kF32, {tokens, 1, rope});
     MLA_RETURN_IF_ERROR(Rope(rotate, context));
-    if (a.q_pe.present()) {
-      rotate.x = a.q_pe;
-      rotate.y = a.q_pe;
-      MLA_RETURN_IF_ERROR(Rope(rotate, context));
-    }
+    rotate.x = a.q_pe;
+    rotate.y = a.q_pe;
   }
-  return WriteRows(a, k_pe, context);
+  const StepRows step(a, k_memory.data());
+  const bool rotates_q = rope > 0 && a.q_pe.present();
+  MLA_RETURN_IF_ERROR(CheckWrites(step, a, rotates_q ? &rotate : nullptr));
+  if (rotates_q) MLA_RETURN_IF_ERROR(Rope(rotate, context));
+  return step.slots.empty() ? Status() : CacheWrite(step.write(a), context);
 }
 
 Status Append(const mla_append_args* given) {
@@ -177,8 +192,8 @@ Result<HeadLinearCall> ReadHeadLinear(const mla_head_linear_args* given) {
 Status RunHeadLinear(const mla_head_linear_args* given) {
   MLA_ASSIGN_OR_RETURN(const HeadLinearCall call, ReadHeadLinear(given));
   if (OnCpu(call.args.x)) {
-    MLA_ASSIGN_OR_RETURN(const Context context,
-                         CpuContext(call.num_threads, call.compute, call.context.kernel));
+    MLA_ASSIGN_OR_RETURN(const Context context, CpuContext(call.num_threads, call.compute,
+                                                           ComputeMode::kF32, call.context.kernel));
     return HeadLinear(call.on_cpu(), context);
   }
   DeviceGuard guard;
@@ -190,8 +205,8 @@ Status ExplainHeadLinearCall(const mla_head_linear_args* given, mla_verdicts* ve
   MLA_ASSIGN_OR_RETURN(const HeadLinearCall call, ReadHeadLinear(given));
   KernelVerdicts found;
   if (OnCpu(call.args.x)) {
-    MLA_ASSIGN_OR_RETURN(const Context context,
-                         CpuContext(call.num_threads, call.compute, call.context.kernel));
+    MLA_ASSIGN_OR_RETURN(const Context context, CpuContext(call.num_threads, call.compute,
+                                                           ComputeMode::kF32, call.context.kernel));
     MLA_ASSIGN_OR_RETURN(found, ExplainHeadLinear(call.on_cpu(), context));
   } else {
     DeviceGuard guard;

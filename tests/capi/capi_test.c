@@ -240,6 +240,92 @@ static void test_absorbed(void) {
   EXPECT_REFUSED(mla_absorbed(&args), MLA_INVALID_ARGUMENT, "num_threads is -1");
 }
 
+static uint16_t to_bf16(float x) { /* truncates */
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return (uint16_t)(bits >> 16);
+}
+
+static float from_bf16(uint16_t x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+/* q and out in bf16, of a batch that leaves its first and last token to nobody: the same numbers as
+ * in f32, and nothing written beside them. */
+static void test_absorbed_bf16(void) {
+  enum { TOKENS = SEQS * S_Q };
+  static uint16_t q16[TOKENS][HEADS][D_K], out16[TOKENS][HEADS][D_V];
+  static float rounded[TOKENS][HEADS][D_K], out32[TOKENS][HEADS][D_V];
+  const int64_t q_dims[] = {TOKENS, HEADS, D_K}, out_dims[] = {TOKENS, HEADS, D_V};
+  const int64_t lse_dims[] = {TOKENS, HEADS}, cu_dims[] = {SEQS + 1};
+  int32_t cu_q[SEQS + 1] = {1, 3, 4, 5};
+  float lse16[TOKENS][HEADS], lse32[TOKENS][HEADS];
+  fixture f;
+  mla_tensor cu = tensor(cu_q, MLA_I32, 1, cu_dims);
+  mla_absorbed_args args = {0};
+  mla_verdicts verdicts = {0};
+  int t, h, d;
+  for (t = 0; t < TOKENS; ++t) {
+    for (h = 0; h < HEADS; ++h) {
+      for (d = 0; d < D_K; ++d) {
+        q16[t][h][d] = to_bf16((&q[0][0][0][0])[(t * HEADS + h) * D_K + d]);
+        rounded[t][h][d] = from_bf16(q16[t][h][d]);
+      }
+    }
+  }
+  set_up(&f);
+  args.size = sizeof(args);
+  args.q = &f.q;
+  args.cache = &f.cache;
+  args.cu_q = &cu;
+  args.page_table = &f.page_table;
+  args.kv_lens = &f.kv_lens;
+  args.out = &f.out;
+  args.lse = &f.lse;
+  args.kv_lora_rank = D_V;
+  args.scale = scale;
+  args.causal = 1;
+  args.compute = MLA_COMPUTE_F32;
+  memset(out32, 0xab, sizeof(out32));
+  memset(lse32, 0xab, sizeof(lse32));
+  memset(out16, 0xab, sizeof(out16));
+  memset(lse16, 0xab, sizeof(lse16));
+  f.q = tensor(rounded, MLA_F32, 3, q_dims);
+  f.out = tensor(out32, MLA_F32, 3, out_dims);
+  f.lse = tensor(lse32, MLA_F32, 2, lse_dims);
+  EXPECT(mla_absorbed(&args) == MLA_OK);
+  f.q = tensor(q16, MLA_BF16, 3, q_dims);
+  f.out = tensor(out16, MLA_BF16, 3, out_dims);
+  f.lse = tensor(lse16, MLA_F32, 2, lse_dims);
+  EXPECT(mla_absorbed(&args) == MLA_OK);
+  EXPECT(memcmp(lse16, lse32, sizeof(lse32)) == 0);
+  for (t = 0; t < TOKENS; ++t) {
+    for (h = 0; h < HEADS; ++h) {
+      for (d = 0; d < D_V; ++d) {
+        if (t == 0 || t == TOKENS - 1) {
+          EXPECT(out16[t][h][d] == 0xabab);
+        } else {
+          const float want = out32[t][h][d];
+          EXPECT(fabsf(from_bf16(out16[t][h][d]) - want) <= fabsf(want) / 256);
+        }
+      }
+    }
+  }
+  /* Such a call is for the kernels of f32. */
+  verdicts.size = sizeof(verdicts);
+  EXPECT(mla_absorbed_explain(&args, &verdicts) == MLA_OK);
+  for (t = 0; t < verdicts.count; ++t) {
+    EXPECT(strstr(verdicts.items[t].refusal, "must be f32") == NULL);
+  }
+  f.out.dtype = MLA_I32;
+  EXPECT_REFUSED(mla_absorbed(&args), MLA_INVALID_ARGUMENT, "out is i32");
+  args.out = NULL;
+  EXPECT_REFUSED(mla_absorbed(&args), MLA_INVALID_ARGUMENT, "mla_absorbed: out is absent");
+}
+
 static void test_merge(void) {
   const int64_t part_dims[] = {2, 1, 1, 2}, lse_dims[] = {2, 1, 1};
   const int64_t out_dims[] = {1, 1, 2}, one_dims[] = {1, 1};
@@ -265,10 +351,10 @@ static void test_append(void) {
   const int64_t c_dims[] = {3, 2}, k_dims[] = {3, 2}, q_dims[] = {3, 1, 2};
   const int64_t slab_dims[] = {2, 2, 4};
   const int32_t positions[3] = {0, 1, 1};
-  const int64_t slots[3] = {3, 0, -1};
+  const int64_t slots[3] = {3, 0, -1}, beyond[3] = {0, 1, 4};
   const float inv_freq[1] = {3.14159265F};
   float c[3][2] = {{1, 2}, {3, 4}, {5, 6}}, k[3][2] = {{7, 8}, {9, 10}, {11, 12}};
-  float turned[3][2] = {{1, 2}, {3, 4}, {5, 6}}, slab[2][2][4] = {{{0}}};
+  float turned[3][2] = {{1, 2}, {3, 4}, {5, 6}}, slab[2][2][4] = {{{0}}}, before[3][2];
   mla_tensor c_kv = tensor(c, MLA_F32, 2, c_dims), k_pe = tensor(k, MLA_F32, 2, k_dims);
   mla_tensor q_pe = tensor(turned, MLA_F32, 3, q_dims), pages = tensor(slab, MLA_F32, 3, slab_dims);
   mla_append_args args = {0};
@@ -288,6 +374,20 @@ static void test_append(void) {
   args.pairing = MLA_ROPE_HALVES;
   EXPECT(mla_append(&args) == MLA_OK);
   EXPECT(slab[1][1][2] == 14);
+  /* What is refused has written nothing: the last slot is not one of the cache's. */
+  memset(slab, 0, sizeof(slab));
+  memcpy(before, turned, sizeof(before));
+  args.slots = beyond;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "slot 4 of a cache of 4");
+  EXPECT(memcmp(before, turned, sizeof(before)) == 0 && slab[0][0][0] == 0);
+  args.slots = slots;
+  pages.dtype = MLA_I32;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "cache is i32");
+  pages.dtype = MLA_F32;
+  q_pe.dtype = MLA_F16;
+  EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "f16");
+  q_pe.dtype = MLA_F32;
+  EXPECT(memcmp(before, turned, sizeof(before)) == 0 && slab[0][0][0] == 0);
   args.pairing = 2;
   EXPECT_REFUSED(mla_append(&args), MLA_INVALID_ARGUMENT, "pairing is 2");
   args.pairing = 0;
@@ -364,10 +464,10 @@ static void test_refusals(void) {
 
   set_up(&f);
   f.args.out = NULL;
-  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "out");
+  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "mla_decode: out is absent");
   set_up(&f);
   f.args.q = NULL;
-  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "q has rank 0");
+  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "q is absent");
   set_up(&f);
   f.q.dtype = 77;
   EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "q: dtype is 77");
@@ -385,7 +485,7 @@ static void test_refusals(void) {
   EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "kv_lens has shape [2], want [3]");
   set_up(&f);
   f.args.scale = -1;
-  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "scale is -1");
+  EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "mla_decode: scale is -1");
   set_up(&f);
   f.out.dims[3] = D_V + 1;
   EXPECT_REFUSED(mla_decode(&f.args), MLA_INVALID_ARGUMENT, "out has shape");
@@ -424,6 +524,7 @@ int main(void) {
   test_decode();
   test_strides();
   test_absorbed();
+  test_absorbed_bf16();
   test_merge();
   test_append();
   test_head_linear();

@@ -122,6 +122,37 @@ def capsule_of(address, device_type, code, bits, lanes=1):
     return new(ctypes.addressof(managed), b"dltensor", None), (managed, shape, tensor)
 
 
+def versioned_capsule_of(array, flags, major=1):
+    """A DLManagedTensorVersioned of a row-major array of float32, and what it lies in."""
+    shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+    tensor = _dlpack._DLTensor(
+        array.ctypes.data, _dlpack.CPU, 0, array.ndim, _dlpack.FLOAT, 32, 1, shape, None, 0
+    )
+    managed = _dlpack._Versioned(major, 1, None, None, flags, tensor)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+    ]
+    return new(ctypes.addressof(managed), b"dltensor_versioned", None), (managed, shape, tensor)
+
+
+class Versioned:
+    """Exports by DLPack 1.0, to those who ask for it."""
+
+    def __init__(self, array, flags=0, major=1):
+        self.array, self.flags, self.major = array, flags, major
+
+    def __dlpack__(self, max_version=None):
+        assert max_version == (1, 0)
+        capsule, self.kept = versioned_capsule_of(self.array, self.flags, self.major)
+        return capsule
+
+    def __dlpack_device__(self):
+        return (_dlpack.CPU, 0)
+
+
 class OnDevice:
     def __init__(self, device_type, code=_dlpack.FLOAT, bits=32, lanes=1):
         self.device_type = device_type
@@ -139,11 +170,11 @@ class OnDevice:
 def test_cuda_arrays_are_asked_for_on_the_stream():
     array = OnDevice(_dlpack.CUDA, _dlpack.BFLOAT, 16)
     view = _array.view(array, "q", stream=77)
-    assert array.options == {"stream": 77}
+    assert array.options == {"stream": 77, "max_version": (1, 0)}
     assert view.device == (_array.CUDA, 3) and view.dtype == _array.BF16
     assert view.address == 0x1008 and view.strides == (1,)
     _array.view(array, "q")
-    assert array.options == {"stream": 1}  # the default stream
+    assert array.options["stream"] == 1  # the default stream
 
 
 @pytest.mark.parametrize(
@@ -154,6 +185,10 @@ def test_cuda_arrays_are_asked_for_on_the_stream():
         (OnDevice(1, lanes=4), "has 4 lanes, want 1"),
         ([1, 2], "q is a list, want a tensor of PyTorch, or an array with __dlpack__"),
         (np.float32(3), r"q has shape \[\], want 1 to 4 axes"),
+        (np.ones(3, ">f4"), r"q is >f4 \(float32 in the other byte order\), want it in this"),
+        (np.ones(3, ">i4"), "q is >i4"),
+        (ByInterface(np.ones(3, ">f4")), "q is >f4, want float32"),
+        (Versioned(np.ones(3, np.float32), major=2), "tensor of DLPack 2.1, want 1.x"),
         (np.zeros((1, 1, 1, 1, 1), np.float32), "want 1 to 4 axes"),
     ],
 )
@@ -179,6 +214,60 @@ def test_cuda_array_interface():
     Cuda.__cuda_array_interface__["strides"] = (12, 3)
     with pytest.raises(mla.ArgumentError, match="want multiples of 2"):
         _array.view(Cuda(), "q")
+
+
+def test_dlpack_of_version_1():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    view = _array.view(Versioned(array), "q")
+    assert (view.address, view.shape, view.strides) == (array.ctypes.data, (2, 3), (3, 1))
+    assert not view.readonly and _array.view(Versioned(array, flags=1), "q").readonly
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def read_only_memmap(array, path):
+    array.tofile(path)
+    return np.memmap(path, array.dtype, "r", shape=array.shape)
+
+
+@pytest.mark.parametrize("how", ["flags", "memmap", "interface", "dlpack"])
+def test_what_is_read_only_is_not_written(how, tmp_path):
+    def closed(array):
+        if how == "memmap":
+            return read_only_memmap(array, tmp_path / "array")
+        if how == "dlpack":
+            return Versioned(array, flags=1)
+        return ByInterface(read_only(array)) if how == "interface" else read_only(array)
+
+    p = reference.problem([17, 5])
+    for name, shape in (("out", (2, 1, 4, D_V)), ("lse", (2, 1, 4))):
+        with pytest.raises(mla.ArgumentError, match=f"{name} is read-only, want an array that can"):
+            decode(p, lambda a: a, **{name: closed(np.zeros(shape, np.float32))})
+    parts = np.zeros((2, 1, 1, 3), np.float32), np.zeros((2, 1, 1), np.float32)
+    with pytest.raises(mla.ArgumentError, match="out is read-only"):
+        mla.merge(*parts, out=closed(np.zeros((1, 1, 3), np.float32)))
+    with pytest.raises(mla.ArgumentError, match="lse is read-only"):
+        mla.merge(*parts, lse=closed(np.zeros((1, 1), np.float32)))
+    x, w = np.ones((1, 1, 3), np.float32), np.ones((1, 2, 3), np.float32)
+    with pytest.raises(mla.ArgumentError, match="out is read-only"):
+        mla.head_linear(x, w, out=closed(np.zeros((1, 1, 2), np.float32)))
+    step = {
+        "positions": np.zeros(1, np.int32),
+        "slots": np.zeros(1, np.int64),
+        "inv_freq": np.ones(1, np.float32),
+    }
+    c_kv, k_pe = np.ones((1, 4), np.float32), np.ones((1, 2), np.float32)
+    with pytest.raises(mla.ArgumentError, match="cache is read-only"):
+        mla.append(c_kv, k_pe, closed(np.zeros((1, 4, 6), np.float32)), **step)
+    cache = np.zeros((1, 4, 6), np.float32)
+    with pytest.raises(mla.ArgumentError, match="q_pe is read-only"):
+        mla.append(c_kv, k_pe, cache, q_pe=closed(np.ones((1, 1, 2), np.float32)), **step)
+    assert not cache.any()
+    # To be read they are good enough.
+    assert mla.head_linear(closed(x), closed(w)).tolist() == [[[3.0, 3.0]]]
 
 
 def test_a_mixture_of_devices_is_refused():

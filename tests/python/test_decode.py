@@ -1,9 +1,12 @@
 """`mla.decode` and its siblings on the CPU, against NumPy in float64."""
 
+import ctypes
+
 import mla
 import numpy as np
 import pytest
 import reference
+from mla import _dlpack
 
 D_V = 32
 SCALE = 0.17
@@ -116,6 +119,102 @@ def test_a_kernel_can_be_asked_for():
     none = mla.plan(p.q, p.cache, p.pages, p.kv_lens, kv_lora_rank=D_V, kernel="sm_9000")
     with pytest.raises(mla.ArgumentError, match="no kernel is called sm_9000, want one of"):
         run(p, plan=none)
+
+
+def to_bf16(array):
+    """Truncated, as uint16."""
+    return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+class Bf16:
+    """bfloat16 in an array of uint16, by DLPack."""
+
+    def __init__(self, bits):
+        shape = (ctypes.c_int64 * bits.ndim)(*bits.shape)
+        strides = (ctypes.c_int64 * bits.ndim)(*(s // 2 for s in bits.strides))
+        tensor = _dlpack._DLTensor(
+            bits.ctypes.data, _dlpack.CPU, 0, bits.ndim, _dlpack.BFLOAT, 16, 1, shape, strides, 0
+        )
+        self.managed = ctypes.create_string_buffer(bytes(tensor) + bytes(16))
+        self.kept = (bits, shape, strides)
+
+    def __dlpack__(self):
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype = ctypes.py_object
+        new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(ctypes.addressof(self.managed), b"dltensor", None)
+
+    def __dlpack_device__(self):
+        return (_dlpack.CPU, 0)
+
+
+def bf16_problem(**options):
+    p = reference.problem([170, 5, 64], **options)
+    q, cache = to_bf16(p.q), to_bf16(p.cache)
+    p.q, p.cache = from_bf16(q), from_bf16(cache)
+    want, want_lse = reference.decode(p.q, p.cache, p.pages, p.kv_lens, D_V, SCALE, True)
+    return p, q, Bf16(cache), want, want_lse
+
+
+def test_bfloat16_on_the_cpu():
+    p, q, cache, want, want_lse = bf16_problem(s_q=2)
+    out, lse = np.zeros((3, 2, 4, D_V), np.uint16), np.zeros((3, 2, 4), np.float32)
+    for compute, tolerance in ((None, 2e-2), ("bf16", 2e-2), ("f32", 8e-3)):
+        out[:] = 0x7FC0
+        mla.decode(Bf16(q), cache, p.pages, p.kv_lens, kv_lora_rank=D_V, scale=SCALE,
+                   out=Bf16(out), lse=lse, compute=compute)
+        np.testing.assert_allclose(from_bf16(out), want, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(lse, want_lse, rtol=1e-2, atol=1e-2)
+    # Of other types than q and each other: f32 and f16 around a cache in bfloat16.
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float16, 2e-3)):
+        result = np.zeros(want.shape, dtype)
+        mla.decode(p.q, cache, p.pages, p.kv_lens, kv_lora_rank=D_V, scale=SCALE, out=result)
+        np.testing.assert_allclose(result, want, rtol=tolerance, atol=tolerance)
+
+
+def chosen(q, cache, p, **options):
+    verdicts = mla.explain(q, cache, p.pages, p.kv_lens, kv_lora_rank=D_V, **options)
+    return next(v.kernel for v in verdicts if v.accepts)
+
+
+def test_16_bit_operands_run_on_the_kernels_of_32_bits():
+    p, q, cache, _, _ = bf16_problem()
+    fast = chosen(p.q, p.cache, p)
+    assert chosen(p.q.astype(np.float16), p.cache.astype(np.float16), p) == fast
+    assert chosen(Bf16(q), cache, p, compute="f32") == fast
+    # The mode follows the types where the call leaves it open.
+    in_bf16 = chosen(p.q, cache, p, compute="bf16")
+    assert chosen(Bf16(q), cache, p) == in_bf16
+    assert chosen(p.q, cache, p) == chosen(p.q, cache, p, compute="f32") == fast
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_more_tokens_than_are_converted_at_once(causal):
+    # 128 heads of 576 + 512 numbers in f32: about 120 tokens in 64 MiB. The second sequence is cut,
+    # and has query tokens that see nothing.
+    p = reference.problem([110, 40], s_q=100, heads=128, d_k=576, page_size=64, dtype=np.float16)
+    call = {"kv_lora_rank": 512, "scale": 0.05, "causal": causal}
+    out, lse = mla.decode(p.q, p.cache, p.pages, p.kv_lens, **call)
+    want, want_lse = mla.decode(p.q.astype(np.float32), p.cache, p.pages, p.kv_lens, **call)
+    np.testing.assert_allclose(out, want, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(lse, want_lse, rtol=1e-5, atol=1e-5)
+    assert np.isneginf(lse[1, :60]).all() == causal
+
+
+def test_compute_of_a_plan():
+    p = reference.problem([17, 5])
+    args = (p.q, p.cache, p.pages, p.kv_lens)
+    plan = mla.plan(*args, kv_lora_rank=D_V, compute="f32")
+    expect_right(p, *run(p, plan=plan))
+    expect_right(p, *run(p, plan=plan, compute="f32"))
+    with pytest.raises(mla.ArgumentError, match="plan: it was made for compute f32, the call has"):
+        run(p, plan=plan, compute="bf16")
+    with pytest.raises(mla.ArgumentError, match="compute is 'f64', want 'f32', 'bf16' or None"):
+        run(p, compute="f64")
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 0])

@@ -49,6 +49,22 @@ def test_append_on_the_cpu(pairing, dtype):
     np.testing.assert_allclose(cache.reshape(12, 24), want, rtol=tolerance, atol=tolerance)
 
 
+def test_append_that_is_refused_writes_nothing():
+    s = step()
+    good = {"positions": s["positions"], "slots": np.arange(5), "inv_freq": s["inv_freq"]}
+    for cache, changed in (
+        (np.zeros((3, 4, 24), np.float32), {"slots": np.array([0, 1, 2, 3, 12])}),
+        (np.zeros((3, 4, 24), np.int32), {}),
+        (np.zeros((3, 4, 24), np.int32), {"slots": np.full(5, -1)}),
+        (np.zeros((3, 4, 24), np.float32), {"q_pe": s["q_pe"].astype(np.float16)}),
+    ):
+        q_pe = changed.get("q_pe", s["q_pe"]).copy()
+        with pytest.raises(mla.ArgumentError):
+            mla.append(s["c_kv"], s["k_pe"], cache, **{**good, **changed, "q_pe": q_pe})
+        np.testing.assert_array_equal(q_pe, changed.get("q_pe", s["q_pe"]))
+        assert not cache.any()
+
+
 def test_append_says_what_is_wrong():
     s = step()
     cache = np.zeros((3, 4, 24), np.float32)
@@ -79,6 +95,11 @@ def test_head_linear_on_the_cpu():
     out = np.full((4, 3, 6), np.nan, np.float32)
     assert mla.head_linear(x, turned, out=out, num_threads=1) is out
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
+    rounded = mla.head_linear(x, w, compute="bf16")
+    np.testing.assert_allclose(rounded, want, rtol=0.02, atol=0.02)
+    np.testing.assert_array_equal(mla.head_linear(x, w, compute="f32"), mla.head_linear(x, w))
+    with pytest.raises(mla.ArgumentError, match="compute is 'f16', want 'f32', 'bf16' or None"):
+        mla.head_linear(x, w, compute="f16")
     with pytest.raises(mla.ArgumentError, match="want"):
         mla.head_linear(x, w[:2])
     with pytest.raises(mla.ArgumentError, match="x has shape"):

@@ -56,6 +56,7 @@ class View(NamedTuple):
     array: Any  # the caller's object
     owner: Any  # what keeps the memory alive
     stream: Optional[int] = None  # that its contents are ready on, where it says so
+    readonly: bool = False  # may not be written, as far as the array says
 
     def struct(self) -> Tensor:
         result: Tensor = make(
@@ -149,10 +150,16 @@ def _view_interface(
         array=array,
         owner=array,
         stream=interface.get("stream"),
+        readonly=bool(interface["data"][1]),
     )
 
 
 def _view_numpy(array: Any, what: str) -> View:
+    if not array.dtype.isnative:
+        raise ArgumentError(
+            f"{what} is {array.dtype.str} ({array.dtype.name} in the other byte order), want it "
+            "in this machine's"
+        )
     dtype = _known(_DTYPES.get(array.dtype.name), array.dtype, what)
     return _view_interface(array, array.__array_interface__, (CPU, 0), dtype, what)
 
@@ -160,9 +167,11 @@ def _view_numpy(array: Any, what: str) -> View:
 def _view_dlpack(array: Any, stream: Optional[int], what: str) -> View:
     device_type, device_id = array.__dlpack_device__()
     if int(device_type) in _MANAGED:
-        capsule = array.__dlpack__(stream=_LEGACY_STREAM if stream is None else stream)
+        options = {"stream": _LEGACY_STREAM if stream is None else stream}
     else:
-        capsule = array.__dlpack__()
+        options = {}
+    # All of JAX's arrays are immutable, which does not keep us from filling in our own.
+    capsule = array.__dlpack__(**options) if is_jax(array) else _dlpack.export(array, options)
     contents = _dlpack.read(capsule)
     if contents.device_type in _MANAGED:
         device = (CUDA, contents.device_id)
@@ -182,6 +191,7 @@ def _view_dlpack(array: Any, stream: Optional[int], what: str) -> View:
         strides=contents.strides if contents.strides is not None else _row_major(contents.shape),
         array=array,
         owner=capsule,
+        readonly=contents.readonly,
     )
 
 
@@ -216,6 +226,14 @@ def view(array: Any, what: str, stream: Optional[int] = None) -> View:
         )
     if not 1 <= len(result.shape) <= MAX_RANK:
         raise ArgumentError(f"{what} has shape {list(result.shape)}, want 1 to {MAX_RANK} axes")
+    return result
+
+
+def output(array: Any, what: str, stream: Optional[int] = None) -> View:
+    """Reads an array that is to be written."""
+    result = view(array, what, stream)
+    if result.readonly:
+        raise ArgumentError(f"{what} is read-only, want an array that can be written")
     return result
 
 

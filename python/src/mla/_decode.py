@@ -38,6 +38,7 @@ class Problem(NamedTuple):
     kernel: Optional[str]
     stream: Optional[int]
     num_threads: int
+    compute: Optional[str]  # None: by the types
 
     @property
     def out_shape(self) -> Tuple[int, ...]:
@@ -64,6 +65,7 @@ class Frame:
             kernel=None if p.kernel is None else p.kernel.encode(),
             stream=p.stream,
             num_threads=p.num_threads,
+            compute=_library.COMPUTE[p.compute],
             **{name: ctypes.pointer(t) for name, t in zip(names, self.tensors)},
         )
 
@@ -81,6 +83,7 @@ def frame_kind(p: Problem, outputs: Tuple[View, View]) -> Tuple[Any, ...]:
         p.kv_lora_rank,
         p.causal,
         p.num_threads,
+        p.compute,
     )
 
 
@@ -97,6 +100,7 @@ def problem(
     kernel: Optional[str] = None,
     stream: Optional[int] = None,
     num_threads: int = 0,
+    compute: Optional[str] = None,
 ) -> Problem:
     """Reads the inputs of a call; the library checks most of what can be wrong with them."""
     stream = _array.stream_of((q, cache, page_table, kv_lens), stream)
@@ -112,6 +116,7 @@ def problem(
         kernel,
         stream,
         int(num_threads),
+        _library.compute_mode(compute),
     )
     shape = result.q.shape
     if len(shape) != 4:
@@ -197,6 +202,8 @@ class Plan:
             ("page_table", _kind(self._problem.page_table), _kind(p.page_table)),
             ("kv_lora_rank", self._problem.kv_lora_rank, p.kv_lora_rank),
             ("causal", self._problem.causal, p.causal),
+            # A call that says nothing of it takes the plan's.
+            ("compute", self._problem.compute, p.compute or self._problem.compute),
         ):
             if ours != given:
                 raise ArgumentError(f"plan: it was made for {name} {ours}, the call has {given}")
@@ -209,7 +216,12 @@ class Plan:
             self._check(p)
             ours = self._problem
             frame = Frame(
-                p._replace(kernel=self.kernel, batch_invariant=ours.batch_invariant), (out, lse)
+                p._replace(
+                    kernel=self.kernel,
+                    batch_invariant=ours.batch_invariant,
+                    compute=ours.compute,
+                ),
+                (out, lse),
             )
         args, tensors = frame.args, frame.tensors
         for tensor, view in zip(tensors, (p.q, p.cache, p.page_table, p.kv_lens, out, lse)):
@@ -253,6 +265,7 @@ def plan(
     batch_invariant: bool = False,
     kernel: Optional[str] = None,
     stream: Optional[int] = None,
+    compute: Optional[str] = None,
 ) -> Plan:
     """Plans a decode step; `decode` takes the result as `plan`. The arguments are those of
     `decode`: of q and cache the shapes, strides and types count, not the contents.
@@ -260,6 +273,7 @@ def plan(
     Args:
         batch_invariant: a sequence's result does not depend on the other sequences of the call.
         kernel: runs this kernel and no other; see `explain`.
+        compute: as in `decode`, whose calls with this plan need not repeat it.
 
     Example:
         >>> import numpy as np, mla
@@ -285,6 +299,7 @@ def plan(
             batch_invariant=batch_invariant,
             kernel=kernel,
             stream=stream,
+            compute=compute,
         )
     )
 
@@ -303,6 +318,7 @@ def decode(
     plan: Optional[Plan] = None,
     stream: Optional[int] = None,
     num_threads: int = 0,
+    compute: Optional[str] = None,
 ) -> Tuple[Any, Any]:
     """One absorbed MLA decode step of a batch over the paged latent cache: for query token i and
     key j, in each head,
@@ -314,10 +330,10 @@ def decode(
     Args:
         q: [num_seqs, s_q, heads, d_k]: [q_lat ; q_pe], bfloat16 or float16; on the CPU float32
             too.
-        cache: [num_pages, page_size, d_k]: [c_kv ; k_pe], of the type of q; pages of 1 to 256
-            tokens. On a GPU, for d_k 576 and kv_lora_rank 512, also [num_pages, page_size, 656]
-            uint8, FP8 latents: 512 codes in e4m3, the scales of each 128 of them in float32, then
-            k_pe in bfloat16.
+        cache: [num_pages, page_size, d_k]: [c_kv ; k_pe], of the type of q (on the CPU of any of
+            the three); pages of 1 to 256 tokens. On a GPU, for d_k 576 and kv_lora_rank 512, also
+            [num_pages, page_size, 656] uint8, FP8 latents: 512 codes in e4m3, the scales of each
+            128 of them in float32, then k_pe in bfloat16.
         page_table: [num_seqs, pages] int32: page ids. Entries past a sequence's last page are not
             read.
         kv_lens: [num_seqs] int32: tokens in the cache, those of this step included. May be 0.
@@ -331,6 +347,9 @@ def decode(
         stream: a CUDA stream, for arrays that are not PyTorch's; PyTorch's current one is used for
             its tensors, CuPy's for its arrays, and the default one for others.
         num_threads: on the CPU; 0 is as many as this process may use.
+        compute: on the CPU. "f32", or "bf16": operands of products are rounded to bfloat16, which
+            is faster where the machine has AVX512_BF16 and the cache is bfloat16. Otherwise "bf16"
+            where q and cache are bfloat16, "f32" elsewhere.
 
     Returns:
         (out, lse). lse is the natural logarithm of the sum of exp(score); a row with no key to see
@@ -361,6 +380,7 @@ def decode(
         kernel=None,
         stream=stream,
         num_threads=num_threads,
+        compute=compute,
     )
     if out is None:
         out = _array.empty(p.out_shape, p.q)
@@ -368,7 +388,7 @@ def decode(
         lse = _array.empty(p.q.shape[:3], p.q, F32)
     if plan is None:
         plan = Plan(p)
-    plan.run(p, _array.view(out, "out", p.stream), _array.view(lse, "lse", p.stream))
+    plan.run(p, _array.output(out, "out", p.stream), _array.output(lse, "lse", p.stream))
     return out, lse
 
 
@@ -383,6 +403,7 @@ def explain(
     batch_invariant: bool = False,
     kernel: Optional[str] = None,
     stream: Optional[int] = None,
+    compute: Optional[str] = None,
 ) -> List[Verdict]:
     """Says which kernel a decode call would run: each kernel with the reason for which it refuses,
     best first; the first with none runs. The arguments are those of `plan`.
@@ -406,6 +427,7 @@ def explain(
             batch_invariant=batch_invariant,
             kernel=kernel,
             stream=stream,
+            compute=compute,
         )
     )
 
@@ -436,7 +458,7 @@ def merge(part_out: Any, part_lse: Any, *, out: Any = None, lse: Any = None) -> 
         out = _array.empty(parts.shape[1:], parts)
     if lse is None:
         lse = _array.empty(lses.shape[1:], lses)
-    views = (parts, lses, _array.view(out, "out"), _array.view(lse, "lse"))
+    views = (parts, lses, _array.output(out, "out"), _array.output(lse, "lse"))
     part_out_t, part_lse_t, out_t, lse_t = (ctypes.pointer(v.struct()) for v in views)
     _library.call(
         "mla_merge",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
-from typing import Any
+from typing import Any, Optional
 
 _INVALID_ARGUMENT = 1
 _CODES = {1: "invalid_argument", 2: "unsupported", 3: "out_of_memory", 4: "internal"}
@@ -148,6 +148,16 @@ class DeviceInfo(ctypes.Structure):
         ("num_sms", ctypes.c_int32),
         ("memory_bytes", ctypes.c_int64),
     ]
+
+
+# enum mla_compute; None: by the types.
+COMPUTE = {None: 0, "bf16": 1, "f32": 2}
+
+
+def compute_mode(given: Optional[str]) -> Optional[str]:
+    if given not in COMPUTE:
+        raise ArgumentError(f"compute is {given!r}, want 'f32', 'bf16' or None")
+    return given
 
 
 def make(struct: type, **fields: Any) -> Any:

@@ -57,7 +57,8 @@ def append(
 ) -> None:
     """Rotates a step's keys and queries (RoPE) and appends the step's latents to the paged cache.
 
-    All arrays lie on one device. On a GPU the call enqueues one kernel and returns.
+    All arrays lie on one device. On a GPU the call enqueues one kernel and returns. On the CPU a
+    call that is refused has written nothing.
 
     Args:
         c_kv: [tokens, kv_lora_rank] float32, bfloat16 or float16 (on the CPU float32): normalised.
@@ -90,9 +91,9 @@ def append(
         raise ArgumentError("magnitude is 0, want another number")
     stream = _array.stream_of((c_kv, k_pe, cache, positions, slots, inv_freq), stream)
     views = [_array.view(c_kv, "c_kv", stream), _array.view(k_pe, "k_pe", stream)]
-    views.append(_array.view(cache, "cache", stream))
+    views.append(_array.output(cache, "cache", stream))
     if q_pe is not None:
-        views.append(_array.view(q_pe, "q_pe", stream))
+        views.append(_array.output(q_pe, "q_pe", stream))
     for view, name in ((views[0], "c_kv"), (views[1], "k_pe")):
         if len(view.shape) != 2:
             raise ArgumentError(f"{name} has shape {list(view.shape)}, want two axes")
@@ -129,6 +130,7 @@ def head_linear(
     kernel: Optional[str] = None,
     stream: Optional[int] = None,
     num_threads: int = 0,
+    compute: Optional[str] = None,
 ) -> Any:
     """A product for each head, out[t, h] = w[h] @ x[t, h]: of q_nope with W_UK before a decode
     step, and of its result with W_UV after it. Sums are in fp32.
@@ -141,6 +143,7 @@ def head_linear(
         kernel: runs this kernel and no other.
         stream: as in `mla.decode`.
         num_threads: on the CPU; 0 is as many as this process may use.
+        compute: on the CPU. "f32", as it is otherwise, or "bf16": x is rounded to bfloat16.
 
     Returns:
         out
@@ -160,7 +163,7 @@ def head_linear(
         )
     if out is None:
         out = _array.empty((*inputs.shape[:2], weights.shape[1]), inputs)
-    views = (inputs, weights, _array.view(out, "out", stream))
+    views = (inputs, weights, _array.output(out, "out", stream))
     if inputs.device[0] != CPU:
         _array.wait_for(views, stream)
     x_t, w_t, y_t = (ctypes.pointer(view.struct()) for view in views)
@@ -172,6 +175,7 @@ def head_linear(
         kernel=None if kernel is None else kernel.encode(),
         stream=stream,
         num_threads=num_threads,
+        compute=_library.COMPUTE[_library.compute_mode(compute)],
     )
     _library.call("mla_head_linear", args)
     if _array.is_jax(inputs.array) and inputs.device[0] != CPU:
