@@ -98,6 +98,12 @@ CLI::Validator NumberRange(double min, double max, bool above_min) {
       "");
 }
 
+CLI::Validator NotEmpty() {
+  return CLI::Validator(
+      [](std::string& text) { return std::string(text.empty() ? "is empty, want a name" : ""); },
+      "");
+}
+
 CLI::Validator OneOf(std::initializer_list<std::string_view> choices) {
   std::vector<std::string> known(choices.begin(), choices.end());
   return CLI::Validator(
@@ -135,7 +141,8 @@ Result<std::vector<int32_t>> ParseIntList(std::string_view text, std::string_vie
 
 Result<std::string> ReadText(const std::string& path) {
   const bool standard_input = path == "-";
-  MLA_ASSIGN_OR_RETURN(std::string text, ReadFile(standard_input ? "/dev/stdin" : path));
+  MLA_ASSIGN_OR_RETURN(std::string text,
+                       standard_input ? ReadStandardInput() : ReadFileOrPipe(path));
   if (const Status valid = ValidateUtf8(text); !valid.ok()) {
     return InvalidArgument(standard_input ? "standard input" : path, ": ", valid.message());
   }

@@ -47,6 +47,7 @@ CLI::Validator IntRange(int64_t min, int64_t max = std::numeric_limits<int32_t>:
 CLI::Validator UnsignedInt();  // 0 to 2^64 - 1
 CLI::Validator NumberRange(double min, double max, bool above_min = false);
 CLI::Validator OneOf(std::initializer_list<std::string_view> choices);
+CLI::Validator NotEmpty();
 
 // "0,17,52" (spaces allowed too) as integers in [min, max]; `what` names the list in errors.
 Result<std::vector<int32_t>> ParseIntList(std::string_view text, std::string_view what, int32_t min,

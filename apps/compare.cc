@@ -5,8 +5,10 @@
 #include <cmath>
 #include <random>
 
+#include "apps/text_pieces.h"
 #include "dispatch/mla_cost.h"
 #include "engine/perplexity.h"
+#include "engine/sampler.h"
 #include "mla/attention.h"
 
 namespace mla {
@@ -87,9 +89,10 @@ Status RunGreedy(Session& session, std::span<const int32_t> prompt, FormRun& run
   session.Truncate(0);
   MLA_RETURN_IF_ERROR(session.Append(prompt));
   logits.assign(session.logits().begin(), session.logits().end());
-  while (std::ssize(run.greedy) < kGreedyTokens && session.length() < session.context()) {
-    const auto best = std::max_element(session.logits().begin(), session.logits().end());
-    const auto id = static_cast<int32_t>(best - session.logits().begin());
+  while (true) {
+    // Also of the last token's, which nothing follows: what is compared must be numbers.
+    MLA_ASSIGN_OR_RETURN(const int32_t id, MostLikely(session.logits()));
+    if (std::ssize(run.greedy) == kGreedyTokens || session.length() == session.context()) break;
     run.greedy.push_back(id);
     MLA_RETURN_IF_ERROR(session.Append({&id, 1}));
   }
@@ -154,21 +157,6 @@ void FindCrossovers(const Model& model, MlaArithmetic arithmetic, FormComparison
   }
 }
 
-// Consecutive windows, each beginning with BOS, so that every token is predicted once. A model
-// without BOS predicts from a window's first token, the last one of the window before.
-Status AddWindows(Session& session, const std::vector<int32_t>& ids, int32_t bos, int32_t context,
-                  NllSum& sum) {
-  const auto window = static_cast<size_t>(context - 1);
-  for (size_t begin = bos >= 0 ? 0 : 1; begin < ids.size(); begin += window) {
-    const size_t end = std::min(begin + window, ids.size());
-    std::vector<int32_t> piece = {bos >= 0 ? bos : ids[begin - 1]};
-    piece.insert(piece.end(), ids.begin() + static_cast<ptrdiff_t>(begin),
-                 ids.begin() + static_cast<ptrdiff_t>(end));
-    MLA_RETURN_IF_ERROR(AddNll(session, piece, sum));
-  }
-  return {};
-}
-
 }  // namespace
 
 int64_t FormSteps(const Model& model, const CompareOptions& options) {
@@ -186,6 +174,10 @@ Result<FormComparison> CompareForms(const Model& model, const std::vector<int32_
   for (const AttentionForm form : FormsOf(model)) {
     SessionOptions session_options = options.session;
     session_options.form = form;
+    // Keys and values of heads have no int8 form: beside int8 latents they are what is usual.
+    if (form == AttentionForm::kMha && session_options.kv_dtype) {
+      session_options.kv_dtype = PlainCacheDType(*session_options.kv_dtype);
+    }
     MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                          Session::Create(model, session_options));
     FormRun run;
@@ -238,7 +230,9 @@ Result<TextRun> ScoreTexts(const std::string& name, const LoadedModel& loaded,
   NllSum sum;
   const auto start = Clock::now();
   for (const std::vector<int32_t>& ids : encoded) {
-    MLA_RETURN_IF_ERROR(AddWindows(*session, ids, BosId(loaded), context, sum));
+    for (const std::vector<int32_t>& window : WindowsOf(ids, BosId(loaded), context)) {
+      MLA_RETURN_IF_ERROR(AddNll(*session, window, sum));
+    }
     progress(done += std::ssize(ids), total);
   }
   const double seconds = SecondsSince(start);

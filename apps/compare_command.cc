@@ -39,14 +39,17 @@ constexpr const char* kExamples =
 
 struct CompareFlags {
   SessionFlags session;
-  std::string other, depths, file, separator, html, svg;
+  std::string other, depths, file, separator;
+  ReportPaths reports;
   std::string text = "Once upon a time, a little girl named Lily found a red ball.";
   std::string maps;  // empty: two that every model has
   std::optional<int32_t> width, heads, head_dim, kv_heads, rank, q_rank, rope_dim, value_dim;
   int32_t decode_tokens = 16, repetitions = 3;
   bool with_layers = false, json = false;
 
-  bool wants_maps() const { return !html.empty() || !svg.empty() || (json && !maps.empty()); }
+  bool wants_maps() const {
+    return !reports.html.empty() || !reports.svg.empty() || (json && !maps.empty());
+  }
 };
 
 // "0:3,5:1" as layers and heads.
@@ -221,16 +224,14 @@ Status RunModels(const CompareFlags& flags, CompareResults& results) {
 
 Status RunCompare(const CompareFlags& flags) {
   // Before minutes of measuring: a report that has nowhere to go.
-  for (const std::string& path : {flags.html, flags.svg}) {
-    if (!path.empty()) MLA_RETURN_IF_ERROR(CheckWritable(path));
-  }
+  MLA_RETURN_IF_ERROR(CheckReportPaths(flags.reports, {flags.session.model, flags.other}));
   CompareResults results;
   if (flags.session.model.empty()) {
     MLA_RETURN_IF_ERROR(RunLayers(flags, nullptr, results));
   } else if (IsDimensionsOnly(flags.session.model)) {
     MLA_ASSIGN_OR_RETURN(const PlanModel model, ReadPlanModel(flags.session.model));
-    if (!flags.with_layers || !flags.other.empty() || !flags.file.empty() || !flags.svg.empty() ||
-        !flags.maps.empty()) {
+    if (!flags.with_layers || !flags.other.empty() || !flags.file.empty() ||
+        !flags.reports.svg.empty() || !flags.maps.empty()) {
       return InvalidArgument(OneLine(flags.session.model),
                              " has dimensions and no weights: want --layers alone, or the "
                              "directory of a model");
@@ -243,11 +244,11 @@ Status RunCompare(const CompareFlags& flags) {
   // Printed first: a report that cannot be written loses nothing.
   MLA_RETURN_IF_ERROR(flags.json ? PrintJson(CompareJson(results)) : Print(CompareText(results)));
   std::vector<ReportFile> files;
-  if (!flags.svg.empty()) {
+  if (!flags.reports.svg.empty()) {
     const MapSet& first = results.maps[0];
-    files.push_back({flags.svg, StandaloneSvg(MapSvg(first, first.maps[0]))});
+    files.push_back({flags.reports.svg, StandaloneSvg(MapSvg(first, first.maps[0]))});
   }
-  if (!flags.html.empty()) files.push_back({flags.html, CompareHtml(results)});
+  if (!flags.reports.html.empty()) files.push_back({flags.reports.html, CompareHtml(results)});
   return WriteReports(files);
 }
 
@@ -270,7 +271,7 @@ void AddLayerFlags(CLI::App& app, CompareFlags& flags) {
 std::string_view UsageProblem(const CompareFlags& flags) {
   const bool model = !flags.session.model.empty();
   if (!model && !flags.with_layers) return "nothing to compare: want MODEL, --layers or both";
-  if (!flags.svg.empty() && !model) return "--svg draws an attention map: want MODEL";
+  if (!flags.reports.svg.empty() && !model) return "--svg draws an attention map: want MODEL";
   if (!flags.other.empty() && flags.file.empty()) {
     return "two models are compared on a text: want --file";
   }
@@ -287,6 +288,25 @@ std::string_view UsageProblem(const CompareFlags& flags) {
   return {};
 }
 
+// A flag that was given and would change nothing, and why; empty: there is none.
+std::string UselessFlag(const CLI::App& app, const CompareFlags& flags) {
+  const std::string& model = flags.session.model;
+  if (!flags.with_layers) {
+    for (const char* flag : {"--width", "--heads", "--head-dim", "--kv-heads", "--rank", "--q-rank",
+                             "--rope-dim", "--value-dim"}) {
+      if (app.count(flag) > 0) return Concat(flag, " is of --layers: want both");
+    }
+  } else if (model.empty() || IsDimensionsOnly(model)) {
+    for (const char* flag : {"--context", "--kv-dtype", "--page-size", "--compute", "--quantize",
+                             "--decode-tokens", "--repetitions", "--text"}) {
+      if (app.count(flag) > 0) {
+        return Concat(flag, " changes nothing where no model runs: want a model's directory");
+      }
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 int CompareCommand(int argc, char** argv) {
@@ -294,7 +314,7 @@ int CompareCommand(int argc, char** argv) {
   Command command("compare", kDescription, kExamples);
   CLI::App& app = command.app();
   flags.session.AddModel(app, /*required=*/false);
-  app.add_option("MODEL2", flags.other, "A model to set beside it on --file");
+  app.add_option("MODEL2", flags.other, "A model to set beside it on --file")->check(NotEmpty());
   app.add_option("--file", flags.file, "Score this text; - for standard input")->type_name("FILE");
   app.add_option("--separator", flags.separator, "The file is several texts with this between them")
       ->type_name("TEXT");
@@ -312,12 +332,15 @@ int CompareCommand(int argc, char** argv) {
   AddLayerFlags(app, flags);
   flags.session.AddSession(app);
   app.add_flag("--json", flags.json, "Print one JSON object");
-  app.add_option("--svg", flags.svg, "Write the first of the maps to this file too")
+  app.add_option("--svg", flags.reports.svg, "Write the first of the maps to this file too")
       ->type_name("FILE");
-  app.add_option("--html", flags.html, "Write a report with charts to this file too")
+  app.add_option("--html", flags.reports.html, "Write a report with charts to this file too")
       ->type_name("FILE");
   if (const auto exit = command.Parse(argc, argv)) return *exit;
   if (const std::string_view problem = UsageProblem(flags); !problem.empty()) {
+    return command.UsageError(problem);
+  }
+  if (const std::string problem = UselessFlag(app, flags); !problem.empty()) {
     return command.UsageError(problem);
   }
   return command.Finish(RunCompare(flags));

@@ -53,6 +53,10 @@ Section FormSection(const CompareResults& results) {
     section.note += Concat(" The prompt is the first ", WithCommas(forms.prompt_tokens), " of ",
                            WithCommas(results.text_tokens), " tokens, for which there is room.");
   }
+  if (forms.runs.back().kv_dtype != forms.runs[0].kv_dtype) {
+    section.note += Concat(" Heads' keys and values have no ", forms.runs[0].kv_dtype,
+                           " form: MHA's cache is ", forms.runs.back().kv_dtype, ".");
+  }
   if (forms.runs.size() > 1) section.note += " " + CrossoverText(forms);
   if (forms.top_k > 0) {
     section.note += Concat(" This model attends to ", WithCommas(forms.top_k),

@@ -4,9 +4,16 @@
 
 #include "io/config.h"
 #include "io/json.h"
+#include "io/read_file.h"
 #include "model/known_models.h"
 
 namespace mla {
+
+namespace {
+
+constexpr size_t kMostBytes = size_t{16} << 20;
+
+}  // namespace
 
 Result<ConfigSource> ReadConfigSource(const std::string& name) {
   struct stat info;
@@ -15,7 +22,8 @@ Result<ConfigSource> ReadConfigSource(const std::string& name) {
     if (S_ISDIR(info.st_mode)) {
       MLA_ASSIGN_OR_RETURN(source.config, ReadConfigFile(name));
     } else {
-      MLA_ASSIGN_OR_RETURN(source.config, ReadJsonFile(name));
+      MLA_ASSIGN_OR_RETURN(const std::string text, ReadFileOrPipe(name, kMostBytes));
+      MLA_ASSIGN_OR_RETURN(source.config, ParseJson(text, name));
     }
     return source;
   }

@@ -71,8 +71,24 @@ class Streamer {
   bool echoed_ = false;
 };
 
-std::string Rate(double tokens_per_second) {
-  return WithCommas(std::llround(tokens_per_second)) + " tokens/s";
+// Tokens per second; nothing if none ran.
+std::optional<double> Rate(int32_t tokens, double seconds) {
+  if (tokens == 0 || seconds <= 0) return std::nullopt;
+  return tokens / seconds;
+}
+std::optional<double> PrefillRate(const GenerateStats& stats) {
+  return Rate(stats.prompt_tokens, stats.prefill_seconds);
+}
+std::optional<double> DecodeRate(const GenerateStats& stats) {
+  return Rate(stats.decode_steps, stats.decode_seconds);
+}
+
+std::string RateText(std::optional<double> rate) {
+  return rate ? Concat(", ", WithCommas(std::llround(*rate)), " tokens/s") : "";
+}
+
+nlohmann::ordered_json RateJson(std::optional<double> rate) {
+  return rate ? nlohmann::ordered_json(*rate) : nlohmann::ordered_json();
 }
 
 std::string Tokens(int64_t count) {
@@ -93,17 +109,9 @@ Result<Generation> RunGeneration(const Tokenizer& tokenizer, Session& session,
   return streamer.Finish(stats);
 }
 
-double PrefillRate(const GenerateStats& stats) {
-  return stats.prefill_seconds > 0 ? stats.prompt_tokens / stats.prefill_seconds : 0;
-}
-
-double DecodeRate(const GenerateStats& stats) {
-  return stats.decode_seconds > 0 ? stats.decode_steps / stats.decode_seconds : 0;
-}
-
 std::string DescribeStats(const GenerateStats& stats) {
-  return Concat("prefill ", Tokens(stats.prompt_tokens), ", ", Rate(PrefillRate(stats)),
-                "; decode ", Tokens(stats.generated_tokens), ", ", Rate(DecodeRate(stats)),
+  return Concat("prefill ", Tokens(stats.prompt_tokens), RateText(PrefillRate(stats)), "; decode ",
+                Tokens(stats.generated_tokens), RateText(DecodeRate(stats)),
                 "; stopped: ", StopReasonName(stats.stop_reason));
 }
 
@@ -121,10 +129,10 @@ nlohmann::ordered_json StatsJson(const GenerateStats& stats, const Session& sess
   json["generated_tokens"] = stats.generated_tokens;
   json["stop_reason"] = StopReasonName(stats.stop_reason);
   json["prefill_seconds"] = stats.prefill_seconds;
-  json["prefill_tokens_per_second"] = PrefillRate(stats);
+  json["prefill_tokens_per_second"] = RateJson(PrefillRate(stats));
   json["decode_steps"] = stats.decode_steps;
   json["decode_seconds"] = stats.decode_seconds;
-  json["decode_tokens_per_second"] = DecodeRate(stats);
+  json["decode_tokens_per_second"] = RateJson(DecodeRate(stats));
   json["cache_tokens"] = use.tokens;
   json["cache_bytes"] = use.bytes;
   json["mha_cache_bytes"] = use.mha_bytes;

@@ -36,13 +36,12 @@ struct Generation {
 Result<Generation> RunGeneration(const Tokenizer& tokenizer, Session& session,
                                  const GenerationRequest& request, const GenerateOptions& options);
 
-double PrefillRate(const GenerateStats& stats);  // tokens per second; 0 if nothing was timed
-double DecodeRate(const GenerateStats& stats);
-
-// "prefill 15 tokens, 9,123 tokens/s; decode 120 tokens, 1,523 tokens/s (eos)"
+// "prefill 15 tokens, 9,123 tokens/s; decode 120 tokens, 1,523 tokens/s; stopped: eos". No rate of
+// what did not run: the first token is the prompt's.
 std::string DescribeStats(const GenerateStats& stats);
 // "KV cache: 135 tokens, 64.8 kB; MHA with the same heads: 1.2 MB, 12.8 times as much"
 std::string DescribeCache(const Session& session);
+// The same numbers; rates of what did not run are null.
 nlohmann::ordered_json StatsJson(const GenerateStats& stats, const Session& session);
 
 }  // namespace mla

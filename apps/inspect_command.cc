@@ -51,6 +51,7 @@ struct CacheCost {
 
 Result<CacheCost> MeasureCost(const Model& model, SessionOptions options) {
   options.threads = 1;
+  options.context = 1;
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(model, options));
   const DType dtype = session->cache().options().dtype;
   const DType other = PlainCacheDType(dtype);
@@ -337,13 +338,19 @@ int InspectCommand(int argc, char** argv) {
   command.app().add_flag("--template", flags.chat_template,
                          "Print the model's chat template, and nothing else");
   command.app().add_flag("--json", flags.json, "Print one JSON object, with exact numbers");
-  flags.session.AddSession(command.app());
+  flags.session.AddCacheForm(command.app());
   if (const auto exit = command.Parse(argc, argv)) return *exit;
   if (flags.session.model.empty() && !flags.system) {
     return command.UsageError("nothing to inspect: want MODEL, --system or both");
   }
   if (flags.chat_template && (flags.session.model.empty() || flags.system || flags.json)) {
     return command.UsageError("--template wants MODEL, and neither --system nor --json");
+  }
+  if (flags.session.model.empty() || flags.chat_template) {
+    for (const char* flag : {"--kv-dtype", "--attention", "--compute"}) {
+      if (command.app().count(flag) == 0) continue;
+      return command.UsageError(Concat(flag, " is of the cache of MODEL, which is not shown here"));
+    }
   }
   return command.Finish(Inspect(flags));
 }

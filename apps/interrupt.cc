@@ -3,24 +3,38 @@
 namespace mla {
 namespace {
 
-volatile sig_atomic_t interrupt_noted = 0;
+volatile sig_atomic_t noted_signal = 0;
 
-void NoteInterrupt(int) { interrupt_noted = 1; }
+void NoteSignal(int signal) { noted_signal = signal; }
 
 }  // namespace
 
-InterruptGuard::InterruptGuard() {
-  interrupt_noted = 0;
+InterruptGuard::InterruptGuard(std::initializer_list<int> signals) {
+  noted_signal = 0;
   struct sigaction action {};
-  action.sa_handler = NoteInterrupt;
+  action.sa_handler = NoteSignal;
   // After the first signal the default action is back. Reads and writes go on where they were.
   action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &before_);
+  for (const int signal : signals) {
+    struct sigaction before {};
+    sigaction(signal, nullptr, &before);
+    if (before.sa_handler == SIG_IGN) continue;
+    sigaction(signal, &action, nullptr);
+    before_.emplace_back(signal, before);
+  }
 }
 
-InterruptGuard::~InterruptGuard() { sigaction(SIGINT, &before_, nullptr); }
+InterruptGuard::~InterruptGuard() {
+  for (const auto& [signal, before] : before_) sigaction(signal, &before, nullptr);
+}
 
-bool InterruptGuard::interrupted() const { return interrupt_noted != 0; }
+bool InterruptGuard::interrupted() const { return noted_signal != 0; }
+
+void InterruptGuard::EndProgramIfInterrupted() const {
+  if (!interrupted()) return;
+  ::signal(noted_signal, SIG_DFL);
+  ::raise(noted_signal);
+}
 
 }  // namespace mla

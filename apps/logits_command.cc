@@ -1,8 +1,13 @@
 // mla logits: the model's output for given tokens, for comparison with other implementations.
+#include <cstddef>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "apps/cli.h"
 #include "apps/commands.h"
+#include "apps/interrupt.h"
+#include "apps/model_files.h"
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/session_flags.h"
@@ -39,7 +44,25 @@ Result<std::vector<int32_t>> ReadIds(const std::string& tokens, const ModelSpec&
   return ParseIntList(text, path == "-" ? "standard input" : path, 0, last);
 }
 
+// Ends the program when a signal asks for it, what was written so far having been removed.
+Status WriteUnlessInterrupted(const std::string& path, TensorSource& source) {
+  const InterruptGuard guard(kEndingSignals);
+  const auto produce = std::move(source.produce);
+  source.produce = [&](const TensorSource::Write& write) {
+    return produce([&](std::span<const std::byte> bytes) -> Status {
+      if (guard.interrupted()) return Error{ErrorCode::kCancelled, "stopped by a signal"};
+      return write(bytes);
+    });
+  };
+  Status status = WriteSafetensors(path, {&source, 1});
+  if (!status.ok() && status.error().code == ErrorCode::kCancelled) {
+    guard.EndProgramIfInterrupted();
+  }
+  return status;
+}
+
 Status WriteLogits(const LogitsFlags& flags) {
+  MLA_RETURN_IF_ERROR(RefuseModelFile("--output", flags.output, flags.session.model));
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.session));
   MLA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(flags.tokens, model->spec()));
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
@@ -62,7 +85,7 @@ Status WriteLogits(const LogitsFlags& flags) {
       return write(std::as_bytes(values));
     });
   };
-  MLA_RETURN_IF_ERROR(WriteSafetensors(flags.output, {&source, 1}));
+  MLA_RETURN_IF_ERROR(WriteUnlessInterrupted(flags.output, source));
   PrintError(Concat("wrote ", flags.output, ": logits ", ShapeString(source.tensor.shape), " F32; ",
                     DescribeSession(*session), "\n"));
   return {};

@@ -2,6 +2,8 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -106,4 +108,13 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mla
 
-int main(int argc, char** argv) { return mla::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return mla::Main(argc, argv);
+  } catch (const std::bad_alloc&) {
+    mla::PrintError("mla: error: there is not enough memory\n");
+  } catch (const std::exception& error) {
+    mla::ReportError("mla", error.what(), mla::kExitError);
+  }
+  return mla::kExitError;
+}

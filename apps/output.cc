@@ -1,5 +1,6 @@
 #include "apps/output.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +21,13 @@ int WriteAll(int fd, std::string_view text) {
     const ssize_t written = ::write(fd, text.data(), text.size());
     if (written < 0) {
       if (errno == EINTR) continue;
-      return errno;
+      if (errno != EAGAIN) return errno;
+      // Whoever shares the descriptor has made it non-blocking.
+      struct pollfd wait {
+        fd, POLLOUT, 0
+      };
+      ::poll(&wait, 1, -1);
+      continue;
     }
     text.remove_prefix(static_cast<size_t>(written));
   }

@@ -38,7 +38,7 @@ struct PerplexityFlags {
 using Sequences = std::vector<std::vector<int32_t>>;
 
 Result<Sequences> PieceSequences(const LoadedModel& loaded, std::string_view text,
-                                 const PerplexityFlags& flags, size_t context) {
+                                 const PerplexityFlags& flags, int32_t context) {
   Sequences sequences;
   for (const std::string_view piece : SplitPieces(text, flags.separator)) {
     MLA_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
@@ -47,28 +47,18 @@ Result<Sequences> PieceSequences(const LoadedModel& loaded, std::string_view tex
     if (BosId(loaded) >= 0) ids.push_back(BosId(loaded));
     ids.insert(ids.end(), tokens.begin(), tokens.end());
     if (flags.eos) ids.push_back(EosId(loaded));
-    ids.resize(std::min(ids.size(), context));
+    ids.resize(std::min(ids.size(), static_cast<size_t>(context)));
     sequences.push_back(std::move(ids));
   }
   return sequences;
 }
 
 Result<Sequences> WindowSequences(const LoadedModel& loaded, std::string_view text,
-                                  const PerplexityFlags& flags, size_t context) {
+                                  const PerplexityFlags& flags, int32_t context) {
   MLA_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
                        loaded.tokenizer->Encode(text, {.add_special_tokens = false}));
   if (flags.eos) tokens.push_back(EosId(loaded));
-  const int32_t bos = BosId(loaded);
-  Sequences sequences;
-  // A model without BOS predicts from a window's first token, the last one of the window before.
-  for (size_t begin = bos >= 0 ? 0 : 1; begin < tokens.size(); begin += context - 1) {
-    const size_t end = std::min(begin + context - 1, tokens.size());
-    std::vector<int32_t> ids = {bos >= 0 ? bos : tokens[begin - 1]};
-    ids.insert(ids.end(), tokens.begin() + static_cast<ptrdiff_t>(begin),
-               tokens.begin() + static_cast<ptrdiff_t>(end));
-    sequences.push_back(std::move(ids));
-  }
-  return sequences;
+  return WindowsOf(tokens, BosId(loaded), context);
 }
 
 Status PrintResult(const PerplexityFlags& flags, const NllSum& sum, size_t sequences,
@@ -102,7 +92,7 @@ Status Perplexity(const PerplexityFlags& flags) {
   if (session->context() < 2) {
     return InvalidArgument("context is ", session->context(), ", want at least 2 to predict");
   }
-  const auto context = static_cast<size_t>(session->context());
+  const int32_t context = session->context();
   MLA_ASSIGN_OR_RETURN(const Sequences sequences,
                        flags.separator.empty() ? WindowSequences(loaded, text, flags, context)
                                                : PieceSequences(loaded, text, flags, context));

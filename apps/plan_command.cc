@@ -31,7 +31,8 @@ constexpr const char* kExamples =
   mla plan --list)";
 
 struct PlanFlags {
-  std::string model, weights, cache = "f16", memory, html, svg;
+  std::string model, weights, cache = "f16", memory;
+  ReportPaths reports;
   std::vector<std::string> machines;
   int64_t context = 0, batch = 1;
   double bandwidth = 0, tflops = 0;
@@ -324,6 +325,7 @@ Result<PlanOptions> ToOptions(const PlanFlags& flags) {
   for (const CacheFormat format : kCacheFormats) {
     if (flags.cache == CacheFormatName(format)) options.cache = format;
   }
+  if (flags.cache == "bf16") options.cache = CacheFormat::kF16;
   if (!flags.memory.empty()) {
     const Result<int64_t> size = ParseSize(flags.memory);
     if (!size.ok()) return InvalidArgument("--memory: ", size.message());
@@ -344,7 +346,14 @@ Result<PlanOptions> ToOptions(const PlanFlags& flags) {
   return options;
 }
 
-Status PrintKnown() {
+Status PrintKnown(bool as_json) {
+  if (as_json) {
+    Json json = Json::array();
+    for (const KnownModel& known : KnownModels()) {
+      json.push_back({{"name", known.name}, {"source", known.source}});
+    }
+    return PrintJson(json);
+  }
   Table table({"name", "dimensions from"});
   for (const KnownModel& known : KnownModels()) {
     table.Add({std::string(known.name), std::string(known.source)});
@@ -353,9 +362,7 @@ Status PrintKnown() {
 }
 
 Status RunPlan(const PlanFlags& flags) {
-  for (const std::string& path : {flags.html, flags.svg}) {
-    if (!path.empty()) MLA_RETURN_IF_ERROR(CheckWritable(path));
-  }
+  MLA_RETURN_IF_ERROR(CheckReportPaths(flags.reports, {flags.model}));
   MLA_ASSIGN_OR_RETURN(const PlanModel model, ReadPlanModel(flags.model));
   MLA_ASSIGN_OR_RETURN(const PlanOptions options, ToOptions(flags));
   MLA_ASSIGN_OR_RETURN(const Plan plan, MakePlan(model, options));
@@ -364,15 +371,17 @@ Status RunPlan(const PlanFlags& flags) {
   } else {
     MLA_RETURN_IF_ERROR(Print(PlanText(model, plan)));
   }
+  const auto& [html, svg] = flags.reports;
   std::vector<ReportFile> files;
-  if (!flags.svg.empty()) files.push_back({flags.svg, StandaloneSvg(ToSvg(CacheGrowth(plan)))});
-  if (!flags.html.empty()) files.push_back({flags.html, PlanHtml(model, plan)});
+  if (!svg.empty()) files.push_back({svg, StandaloneSvg(ToSvg(CacheGrowth(plan)))});
+  if (!html.empty()) files.push_back({html, PlanHtml(model, plan)});
   return WriteReports(files);
 }
 
 void AddFlags(CLI::App& app, PlanFlags& flags) {
   constexpr int64_t kMost = int64_t{1} << 40;
-  app.add_option("MODEL", flags.model, "A model directory, a config.json, or a name of --list");
+  app.add_option("MODEL", flags.model, "A model directory, a config.json, or a name of --list")
+      ->check(NotEmpty());
   app.add_flag("--list", flags.list, "List the models that are known by name");
   app.add_option("--context", flags.context, "Tokens per sequence (default: the model's context)")
       ->check(IntRange(1, kMost))
@@ -383,8 +392,9 @@ void AddFlags(CLI::App& app, PlanFlags& flags) {
   app.add_option("--weights", flags.weights, "bf16, fp8, q8 or q4 (default: as released)")
       ->check(OneOf({"bf16", "fp8", "q8", "q4"}))
       ->type_name("FORMAT");
-  app.add_option("--kv-dtype", flags.cache, "Cache in f16 (or bf16), fp8 or int8 (default: f16)")
-      ->check(OneOf({"f16", "fp8", "int8"}))
+  app.add_option("--kv-dtype", flags.cache,
+                 "Cache in f16 (or bf16, as large), fp8 or int8 (default: f16)")
+      ->check(OneOf({"f16", "bf16", "fp8", "int8"}))
       ->type_name("FORMAT");
   app.add_option("--memory", flags.memory, "Memory to fit into: 80GiB, 24GB")->type_name("SIZE");
   app.add_option("--machine", flags.machines,
@@ -398,8 +408,10 @@ void AddFlags(CLI::App& app, PlanFlags& flags) {
       ->check(NumberRange(0, 1e9, /*above_min=*/true))
       ->type_name("X");
   app.add_flag("--json", flags.json, "Print one JSON object, with exact numbers");
-  app.add_option("--html", flags.html, "Write a report to this file too")->type_name("FILE");
-  app.add_option("--svg", flags.svg, "Write the chart of the cache's growth to this file too")
+  app.add_option("--html", flags.reports.html, "Write a report to this file too")
+      ->type_name("FILE");
+  app.add_option("--svg", flags.reports.svg,
+                 "Write the chart of the cache's growth to this file too")
       ->type_name("FILE");
 }
 
@@ -410,7 +422,7 @@ int PlanCommand(int argc, char** argv) {
   Command command("plan", kDescription, kExamples);
   AddFlags(command.app(), flags);
   if (const auto exit = command.Parse(argc, argv)) return *exit;
-  if (flags.list) return command.Finish(PrintKnown());
+  if (flags.list) return command.Finish(PrintKnown(flags.json));
   if (flags.model.empty()) return command.UsageError("want MODEL, or --list");
   if ((flags.bandwidth > 0) != (flags.tflops > 0)) {
     return command.UsageError("--bandwidth and --flops go together");

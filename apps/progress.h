@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace mla {
 
@@ -12,8 +13,8 @@ namespace mla {
 // in a moment. The line is cleared on destruction. Not thread-safe.
 class ProgressBar {
  public:
-  // `total`: units of work; 0 or less draws nothing.
-  ProgressBar(std::string label, int64_t total);
+  // `total`: units of work; 0 or less draws nothing. The label is cut where the terminal is narrow.
+  ProgressBar(std::string_view label, int64_t total);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;

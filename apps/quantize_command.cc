@@ -1,11 +1,11 @@
 // mla quantize: a model as one GGUF file.
-#include <sys/stat.h>
-
 #include <optional>
 #include <string>
 
 #include "apps/cli.h"
 #include "apps/commands.h"
+#include "apps/interrupt.h"
+#include "apps/model_files.h"
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/sampling_flags.h"
@@ -38,21 +38,18 @@ struct QuantizeFlags {
 
 void Note(const std::string& line) { PrintError(Concat("note: ", OneLine(line), "\n")); }
 
-// Writing over the file whose tensors are being read would take the data from under us.
-Status RefuseSameFile(const QuantizeFlags& flags) {
-  struct stat from {
-  }, to{};
-  if (::stat(flags.model.c_str(), &from) != 0 || ::stat(flags.output.c_str(), &to) != 0) return {};
-  if (from.st_dev != to.st_dev || from.st_ino != to.st_ino) return {};
-  return InvalidArgument("--output is ", flags.output, ", the model itself, want another file");
-}
-
-Result<GgufExportReport> Export(const QuantizeFlags& flags, GgufExportOptions& options) {
-  if (IsGgufPath(flags.model)) return RequantiseGguf(flags.model, flags.output, options);
+// Writes while `guard`, made when nothing is left to do but writing, sees no signal.
+Result<GgufExportReport> Export(const QuantizeFlags& flags, GgufExportOptions& options,
+                                std::optional<InterruptGuard>& guard) {
+  if (IsGgufPath(flags.model)) {
+    guard.emplace(kEndingSignals);
+    return RequantiseGguf(flags.model, flags.output, options);
+  }
   MLA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags.model));
   MLA_ASSIGN_OR_RETURN(const GenerationDefaults defaults,
                        ReadGenerationDefaults(flags.model, model->spec()));
   options.eos_ids = defaults.eos_ids;
+  guard.emplace(kEndingSignals);
   return ExportGguf(*model, flags.model, flags.output, options);
 }
 
@@ -67,9 +64,10 @@ std::string Describe(const GgufExportReport& report) {
 }
 
 Status Quantize(const QuantizeFlags& flags) {
-  MLA_RETURN_IF_ERROR(RefuseSameFile(flags));
+  MLA_RETURN_IF_ERROR(RefuseModelFile("--output", flags.output, flags.model));
   ThreadPool threads(flags.threads > 0 ? flags.threads : UsableCpus());
   std::optional<ProgressBar> bar;
+  std::optional<InterruptGuard> guard;
   GgufExportOptions options;
   options.type = *ParseGgufExportType(flags.type);
   options.threads = &threads;
@@ -77,10 +75,14 @@ Status Quantize(const QuantizeFlags& flags) {
   options.progress = [&](int64_t done, int64_t total) {
     if (!bar) bar.emplace("quantize", total);
     bar->Update(done);
+    return !guard->interrupted();
   };
-  const Result<GgufExportReport> report = Export(flags, options);
+  const Result<GgufExportReport> report = Export(flags, options, guard);
   bar.reset();
-  if (!report.ok()) return report.error();
+  if (!report.ok()) {
+    if (report.error().code == ErrorCode::kCancelled) guard->EndProgramIfInterrupted();
+    return report.error();
+  }
   PrintError(Concat("wrote ", OneLine(flags.output), ": ", Describe(*report), "\n"));
   return {};
 }
@@ -93,6 +95,7 @@ int QuantizeCommand(int argc, char** argv) {
   CLI::App& app = command.app();
   app.add_option("MODEL", flags.model, "Hugging Face directory, or GGUF file")
       ->required()
+      ->check(NotEmpty())
       ->type_name("");
   app.add_option("-o,--output", flags.output, "The file to write")->required()->type_name("FILE");
   app.add_option("--type", flags.type,

@@ -1,12 +1,19 @@
 #include "apps/report_html.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
+#include <utility>
 
 #include "apps/chart.h"
+#include "apps/model_files.h"
 #include "apps/output.h"
 #include "io/atomic_file.h"
+#include "io/read_file.h"
 
 namespace mla {
 namespace {
@@ -43,6 +50,30 @@ Status WriteOrKeepCopy(const std::string& path, const std::string& contents) {
              contents.starts_with("<svg") ? ".svg" : ".html");
   if (!WriteFileAtomically(copy, contents).ok()) return status;
   return Error{status.error().code, Concat(status.message(), "; the report is in ", copy)};
+}
+
+Status CheckWritable(const std::string& path) {
+  struct stat info {};
+  const bool exists = ::stat(path.c_str(), &info) == 0;
+  if (exists && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+    // Not opened: the reader of a pipe would take that for the whole report.
+    if (::access(path.c_str(), W_OK) == 0) return {};
+    return IoError("cannot write ", FileError(path, errno).message);
+  }
+  // Made and given up: the temporary beside the target is removed again.
+  const Result<AtomicFile> file = AtomicFile::Create(path);
+  if (!file.ok()) return file.error();
+  return {};
+}
+
+// Pipes and devices are not meant: they take one text after the other.
+bool IsOneFile(const std::string& a, const std::string& b) {
+  std::error_code error;
+  const auto status = std::filesystem::status(a, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) return false;
+  if (std::filesystem::equivalent(a, b, error)) return true;
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(a, error), error) ==
+         std::filesystem::weakly_canonical(std::filesystem::absolute(b, error), error);
 }
 
 }  // namespace
@@ -100,11 +131,18 @@ std::string HtmlReport::ToString() const {
       title_, "</h1>\n", body_, "</body></html>\n");
 }
 
-Status CheckWritable(const std::string& path) {
-  // Made and given up: the temporary beside the target is removed again.
-  const Result<AtomicFile> file = AtomicFile::Create(path);
-  if (!file.ok()) return file.error();
-  return {};
+Status CheckReportPaths(const ReportPaths& paths, const std::vector<std::string>& models) {
+  const std::pair<const char*, const std::string*> outputs[] = {{"--html", &paths.html},
+                                                                {"--svg", &paths.svg}};
+  for (const auto& [flag, path] : outputs) {
+    if (path->empty()) continue;
+    for (const std::string& model : models) {
+      MLA_RETURN_IF_ERROR(RefuseModelFile(flag, *path, model));
+    }
+    MLA_RETURN_IF_ERROR(CheckWritable(*path));
+  }
+  if (paths.html.empty() || paths.svg.empty() || !IsOneFile(paths.html, paths.svg)) return {};
+  return InvalidArgument("--html and --svg are one file, ", paths.html, ", want two");
 }
 
 Status WriteReports(const std::vector<ReportFile>& files) {

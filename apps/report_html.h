@@ -39,9 +39,14 @@ class HtmlReport {
   std::string title_, body_;
 };
 
-// Says that the file can be made, before work is done whose result it is to hold: kIoError or
-// kNotFound with the path. An existing file is not changed.
-Status CheckWritable(const std::string& path);
+// What --html and --svg name; empty: not wanted.
+struct ReportPaths {
+  std::string html, svg;
+};
+// Says that the files can be made, before work is done whose result they are to hold: kIoError or
+// kNotFound with the path; kInvalidArgument if both are one file, or one is a file of `models`. An
+// existing file is not changed.
+Status CheckReportPaths(const ReportPaths& paths, const std::vector<std::string>& models);
 
 struct ReportFile {
   std::string path;  // empty: not wanted

@@ -25,7 +25,7 @@ void SessionFlags::AddModel(CLI::App& app, bool required) {
   auto* option = app.add_option(
       "MODEL", model,
       "Hugging Face directory (config.json, *.safetensors, tokenizer), or GGUF file");
-  option->required(required)->type_name("");
+  option->required(required)->check(NotEmpty())->type_name("");
 }
 
 void SessionFlags::AddSession(CLI::App& app) {
@@ -35,14 +35,19 @@ void SessionFlags::AddSession(CLI::App& app) {
   app.add_option("--threads", threads, "CPU threads (default: one per usable CPU)")
       ->check(IntRange(1, 1024))
       ->type_name("N");
+  app.add_option("--page-size", page_size, "Tokens per page of the KV cache (default: 64)")
+      ->check(IntRange(1, 256))
+      ->type_name("N");
+  AddCacheForm(app);
+  AddQuantize(app);
+}
+
+void SessionFlags::AddCacheForm(CLI::App& app) {
   app.add_option("--kv-dtype", kv_dtype,
                  "KV cache: f32, f16, bf16, or int8: MLA's latent in 8 bits with a scale per 128\n"
                  "numbers (default: bf16 with --compute bf16, else f32)")
       ->check(OneOf({"f32", "f16", "bf16", "int8"}))
       ->type_name("TYPE");
-  app.add_option("--page-size", page_size, "Tokens per page of the KV cache (default: 64)")
-      ->check(IntRange(1, 256))
-      ->type_name("N");
   app.add_option("--attention", attention,
                  "Form of MLA: auto (by cost), absorbed, expanded, or mha: plain multi-head\n"
                  "attention with all keys and values cached, to compare (default: auto)")
@@ -52,7 +57,6 @@ void SessionFlags::AddSession(CLI::App& app) {
                  "Arithmetic: f32 (exact), or bf16 (fast; default where the CPU has it)")
       ->check(OneOf({"f32", "bf16"}))
       ->type_name("MODE");
-  AddQuantize(app);
 }
 
 void SessionFlags::AddQuantize(CLI::App& app) {

@@ -32,7 +32,9 @@ struct SessionFlags {
   std::string quantize;  // empty: weights as stored
 
   void AddModel(CLI::App& app, bool required = true);
-  void AddSession(CLI::App& app);  // AddQuantize among them
+  void AddSession(CLI::App& app);  // AddCacheForm and AddQuantize among them
+  // What the bytes of a token in the cache depend on: --kv-dtype, --attention and --compute.
+  void AddCacheForm(CLI::App& app);
   void AddQuantize(CLI::App& app);
   SessionOptions ToOptions() const;
   // What quantised weights are decoded to, where they have to be (BindWeights): as --compute is.

@@ -10,6 +10,7 @@
 
 #include "mla/attention.h"
 #include "mla/linear.h"
+#include "mla/sparse.h"
 
 namespace mla {
 namespace {
@@ -25,16 +26,17 @@ std::string ProcValue(const char* path, std::string_view key) {
   return {};
 }
 
-// Arguments of small calls. The tensors are never read: they are only judged.
+// Arguments of small calls. They are only judged: of the tensors, none but the indices is read.
 struct SmallCalls {
   static constexpr int32_t kHeads = 16, kRank = 64, kNope = 32, kRope = 16, kValue = 32;
-  static constexpr int32_t kPageSize = 64;
+  static constexpr int32_t kPageSize = 64, kTopK = 4;
 
   std::vector<float> f32 = std::vector<float>(1 << 16);
   std::vector<uint16_t> bf16 = std::vector<uint16_t>(1 << 17);
   std::array<int32_t, 2> cu_q = {0, 1};
   int32_t kv_len = 1, page = 0;
   std::array<int32_t, 2> offsets = {0, 1};
+  std::array<int32_t, kTopK> chosen = {};
   LinearTarget target{Weight({64, 64}), {}, Activation({1, 64})};
   ConstTensor expert = Weight({64, 64});
   GroupedTarget grouped{{&expert, 1}, Activation({1, 64})};
@@ -84,6 +86,25 @@ struct SmallCalls {
             .out = Activation({1, kHeads, kValue}),
             .lse = {}};
   }
+  Tensor Chosen() { return Tensor(chosen.data(), DType::kI32, {1, kTopK}); }
+  MlaIndexTopkArgs MlaIndexTopk() {
+    return {.q = Activation({1, kHeads, kValue}),
+            .weights = Activation({1, kHeads}),
+            .cache = Weight({1, kPageSize, kValue}),
+            .batch = Batch(),
+            .top_k = kTopK,
+            .indices = Chosen()};
+  }
+  MlaSparseArgs MlaSparse() {
+    return {.q = Activation({1, kHeads, kRank + kRope}),
+            .cache = Weight({1, kPageSize, kRank + kRope}),
+            .indices = Chosen(),
+            .batch = Batch(),
+            .kv_lora_rank = kRank,
+            .scale = 1,
+            .out = Activation({1, kHeads, kRank}),
+            .lse = {}};
+  }
 };
 
 std::string_view FirstAccepting(const KernelVerdicts& verdicts) {
@@ -122,6 +143,9 @@ Result<std::vector<OperatorKernels>> ListOperatorKernels() {
       {"mla_expanded",
        [&](const Context& c) { return ExplainMlaExpanded(calls.MlaExpanded(), c); }},
       {"gqa", [&](const Context& c) { return ExplainGqa(calls.Gqa(), c); }},
+      {"mla_index_topk",
+       [&](const Context& c) { return ExplainMlaIndexTopk(calls.MlaIndexTopk(), c); }},
+      {"mla_sparse", [&](const Context& c) { return ExplainMlaSparse(calls.MlaSparse(), c); }},
       {"linear", [&](const Context& c) { return ExplainLinear(calls.Linear(), c); }},
       {"grouped_linear",
        [&](const Context& c) { return ExplainGroupedLinear(calls.GroupedLinear(), c); }},

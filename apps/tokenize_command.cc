@@ -81,6 +81,7 @@ int TokenizeCommand(int argc, char** argv) {
   CLI::App& app = command.app();
   app.add_option("MODEL", flags.model, "Hugging Face directory with a tokenizer, or GGUF file")
       ->required()
+      ->check(NotEmpty())
       ->type_name("");
   app.add_option("TEXT", flags.text, "The text; - for standard input (the default)")->type_name("");
   app.add_flag("--bos", flags.bos, "Add what the tokenizer puts around a text, BOS above all");

@@ -28,7 +28,7 @@ void ReadAll(const mla::ConfigReader& config, int depth) {
     CheckError(number);
     MLA_CHECK(!number.ok() || std::abs(*number) <= 1e30);
     CheckError(config.GetBoolOr(key, true));
-    CheckError(config.GetOptionalString(key));
+    CheckError(config.GetStringOr(key, ""));
     CheckError(config.GetChoice(key, {"deepseek_v2", "deepseek_v3", "llama"}));
     CheckError(config.GetInts(key, 0, 1 << 20));
     CheckError(config.GetStrings(key));

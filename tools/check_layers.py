@@ -35,8 +35,6 @@ LAYERS = [
     ("src/io", JSON + r"|pcre2\.h|sentencepiece.*|utf8proc\.h"),
     ("src/model", JSON),
     ("src/engine", JSON),
-    ("src/convert", JSON),
-    ("src/train", JSON),
     ("apps", r".*"),
 ]
 RANK = {folder: rank for rank, (folder, _) in enumerate(LAYERS)}

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
+#include <utility>
 
 #include "base/check.h"
 
@@ -56,12 +58,18 @@ int UsableCpus() {
 
 // With more threads than CPUs, one that spins keeps another from its work.
 ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(num_threads),
-      may_spin_(num_threads <= UsableCpus()),
-      waiting_(std::max(num_threads, 1)) {
+    : num_threads_(1), may_spin_(num_threads <= UsableCpus()), waiting_(std::max(num_threads, 1)) {
   MLA_CHECK(num_threads >= 1, "num_threads ", num_threads);
   workers_.reserve(num_threads - 1);
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { WorkerMain(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { WorkerMain(i); });
+    num_threads_ = num_threads;      // read by workers after the start of a region
+  } catch (const std::exception&) {  // system_error, or bad_alloc
+    num_threads_ = 1 + static_cast<int>(workers_.size() / 2);
+    epoch_.fetch_add(1, std::memory_order_release);  // the others end
+    epoch_.notify_all();
+    for (; std::ssize(workers_) >= num_threads_; workers_.pop_back()) workers_.back().join();
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -101,6 +109,14 @@ void ThreadPool::Work(int thread) {
   }
 }
 
+void ThreadPool::WorkAndCatch(int thread) noexcept {
+  try {
+    Work(thread);
+  } catch (...) {
+    if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
+  }
+}
+
 void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
   if (workers_.empty() || num_tasks <= 1 || busy_.exchange(true, std::memory_order_acquire)) {
     for (int64_t task = 0; task < num_tasks; ++task) call(fn, task, 0);
@@ -117,14 +133,20 @@ void ThreadPool::Run(int64_t num_tasks, const void* fn, Call call) {
   gate_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  Work(0);
+  WorkAndCatch(0);
   gate_.fetch_and(~kOpen, std::memory_order_relaxed);
   Spinner spinner(may_spin_);
   for (uint32_t inside; (inside = gate_.load(std::memory_order_acquire)) != 0;) {
     // A worker that the system has taken off its CPU needs this one more than we do.
     if (!spinner.LookAgain()) gate_.wait(inside, std::memory_order_acquire);
   }
+  std::exception_ptr error;
+  if (failed_.load(std::memory_order_relaxed)) {
+    error = std::exchange(error_, nullptr);
+    failed_.store(false, std::memory_order_relaxed);
+  }
   busy_.store(false, std::memory_order_release);
+  if (error) std::rethrow_exception(error);
 }
 
 // Joins the region if it is still open. It may be a later one than the worker was woken for: what
@@ -146,9 +168,9 @@ void ThreadPool::WorkerMain(int thread) {
       if (!spinner.LookAgain()) epoch_.wait(seen, std::memory_order_acquire);
     }
     seen = now;
-    if (stop_.load(std::memory_order_relaxed)) return;
+    if (stop_.load(std::memory_order_relaxed) || thread >= num_threads_) return;
     if (!Enter()) continue;
-    Work(thread);
+    WorkAndCatch(thread);
     if (gate_.fetch_sub(1, std::memory_order_release) == 1) gate_.notify_one();
   }
 }

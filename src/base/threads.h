@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -17,7 +18,9 @@ namespace mla {
 // cores by itself.
 class ThreadPool {
  public:
-  explicit ThreadPool(int num_threads);  // >= 1
+  // 1 or more. Where the system refuses threads (a limit, or no memory for their stacks) there are
+  // fewer: half of those it gave, so that something is left for the work.
+  explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -30,7 +33,8 @@ class ThreadPool {
   // with as many, and takes others' last ones when it has done its own: what tasks read side by
   // side streams through one core, and memory that a thread touched first is near it at later
   // calls. A region started within a region, or while another thread's region runs, runs on its
-  // caller alone.
+  // caller alone. What a task throws (std::bad_alloc) is thrown here when the others are done;
+  // which tasks have run is then not known.
   template <typename Fn>
   void ParallelFor(int64_t num_tasks, const Fn& fn) {
     Run(num_tasks, &fn, [](const void* f, int64_t task, int thread) {
@@ -51,15 +55,18 @@ class ThreadPool {
 
   void Run(int64_t num_tasks, const void* fn, Call call);
   void Work(int thread);
+  void WorkAndCatch(int thread) noexcept;
   bool Enter();
   void WorkerMain(int thread);
 
-  const int num_threads_;
+  int num_threads_;
   const bool may_spin_;
   std::vector<std::thread> workers_;
   std::atomic<bool> busy_{false};  // a region runs
   const void* fn_ = nullptr;
   Call call_ = nullptr;
+  std::atomic<bool> failed_{false};  // a task of the region has thrown error_
+  std::exception_ptr error_;
   std::vector<TaskRange> waiting_;              // of each thread
   alignas(64) std::atomic<uint32_t> epoch_{0};  // a new value starts a region
   // kOpen while the region takes workers, plus the number of workers in it. A worker that comes

@@ -1,8 +1,7 @@
 #include "base/workspace.h"
 
 #include <algorithm>
-
-#include "base/check.h"
+#include <new>
 
 namespace mla {
 
@@ -18,7 +17,7 @@ void* Workspace::AllocateBytes(size_t bytes) {
     const size_t last = blocks_.empty() ? 0 : blocks_.back().size;
     const size_t size = std::max({bytes, kMinBlock, 2 * last});
     void* memory = std::aligned_alloc(kAlignment, size);
-    MLA_CHECK(memory != nullptr, "no memory for a workspace block of ", size, " bytes");
+    if (memory == nullptr) throw std::bad_alloc();
     blocks_.push_back(Block{std::unique_ptr<void, FreeDeleter>(memory), size});
     used_ = 0;
   }

@@ -20,7 +20,7 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // `count` elements of T, 64-byte aligned. Aborts if the system has no memory left.
+  // `count` elements of T, 64-byte aligned. Throws std::bad_alloc if there is no memory left.
   template <typename T>
   T* Allocate(int64_t count) {
     return static_cast<T*>(AllocateBytes(static_cast<size_t>(count) * sizeof(T)));

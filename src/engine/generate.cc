@@ -30,19 +30,21 @@ Result<GenerateStats> Generate(Session& session, std::span<const int32_t> histor
   MLA_RETURN_IF_ERROR(Validate(options.sampling));
   if (prompt.empty()) return InvalidArgument("the prompt has no tokens, want at least one");
   GenerateStats stats;
-  stats.prompt_tokens = static_cast<int32_t>(prompt.size());
   const auto prefill_start = Clock::now();
-  const Status prefilled = session.Append(prompt, callbacks.on_prefill);
+  const Status prefilled = session.Append(prompt, [&](int32_t done) {
+    stats.prompt_tokens = done;
+    return !callbacks.on_prefill || callbacks.on_prefill(done);
+  });
+  stats.prefill_seconds = SecondsSince(prefill_start);
   if (!prefilled.ok() && prefilled.error().code == ErrorCode::kCancelled) {
     stats.stop_reason = StopReason::kCancelled;
     return stats;
   }
   MLA_RETURN_IF_ERROR(prefilled);
-  stats.prefill_seconds = SecondsSince(prefill_start);
 
   std::vector<int32_t> recent(history.begin(), history.end());
   recent.insert(recent.end(), prompt.begin(), prompt.end());
-  Sampler sampler(options.sampling);
+  Sampler sampler(options.sampling, &session.thread_pool());
   while (options.max_tokens < 0 || stats.generated_tokens < options.max_tokens) {
     const auto start = Clock::now();
     MLA_ASSIGN_OR_RETURN(const int32_t id, sampler.Sample(session.logits(), recent));

@@ -24,7 +24,7 @@ enum class StopReason { kEndOfSequence, kMaxTokens, kContextFull, kCancelled };
 std::string_view StopReasonName(StopReason reason);  // "eos", "length", "context", "cancelled"
 
 struct GenerateStats {
-  int32_t prompt_tokens = 0;
+  int32_t prompt_tokens = 0;     // that were run: fewer than the prompt's if stopped within it
   int32_t generated_tokens = 0;  // the end-of-sequence token not counted
   double prefill_seconds = 0;
   double decode_seconds = 0;  // of decode_steps steps
@@ -39,7 +39,8 @@ struct GenerateCallbacks {
 
 // Appends `prompt` (not empty) to the session and generates. `history`: the tokens that the session
 // holds already, for repeat_penalty. A prompt longer than what is left of the context is an error.
-// Stopped within the prompt, the session is as before and nothing is generated (kCancelled).
+// Stopped within the prompt, the session holds the tokens it held before and nothing is generated
+// (kCancelled).
 // Every token handed to on_token has been or will be in the session's cache except the last.
 Result<GenerateStats> Generate(Session& session, std::span<const int32_t> history,
                                std::span<const int32_t> prompt, const GenerateOptions& options,

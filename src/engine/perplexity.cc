@@ -1,14 +1,16 @@
 #include "engine/perplexity.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "engine/sampler.h"
 
 namespace mla {
 namespace {
 
 // -log softmax(logits)[target].
-double Nll(std::span<const float> logits, int32_t target) {
-  const double max = *std::max_element(logits.begin(), logits.end());
+Result<double> Nll(std::span<const float> logits, int32_t target) {
+  MLA_ASSIGN_OR_RETURN(const int32_t best, MostLikely(logits));
+  const double max = logits[best];
   double sum = 0;
   for (float logit : logits) sum += std::exp(logit - max);
   return max + std::log(sum) - logits[target];
@@ -27,7 +29,9 @@ Status AddNll(Session& session, std::span<const int32_t> ids, NllSum& sum) {
   const Status status =
       session.Score(ids.first(ids.size() - 1), [&](const ConstTensor& logits) -> Status {
         for (int64_t row = 0; row < logits.dim(0); ++row, ++next) {
-          sum.nll += Nll({logits.as<float>() + row * logits.stride(0), vocab}, ids[next]);
+          const std::span row_logits(logits.as<float>() + row * logits.stride(0), vocab);
+          MLA_ASSIGN_OR_RETURN(const double nll, Nll(row_logits, ids[next]));
+          sum.nll += nll;
           ++sum.tokens;
         }
         return {};

@@ -19,8 +19,8 @@ struct NllSum {
 };
 
 // Scores `ids` as one sequence from an empty cache, each token but the first predicted from those
-// before it; adds to `sum`. More ids than the session's context are an error. The session is empty
-// afterwards.
+// before it; adds to `sum`. More ids than the session's context are an error, and so are logits
+// that say nothing (MostLikely). The session is empty afterwards.
 Status AddNll(Session& session, std::span<const int32_t> ids, NllSum& sum);
 
 }  // namespace mla

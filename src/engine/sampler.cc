@@ -2,10 +2,61 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <unordered_set>
+
+#include "base/numeric.h"
 
 namespace mla {
 namespace {
+
+// The first of the largest logits; -1 if there are none or one is not a number. In lanes, which
+// compilers turn into vectors.
+int64_t FindLargest(std::span<const float> logits) {
+  constexpr size_t kLanes = 16;
+  float largest[kLanes];
+  std::fill_n(largest, kLanes, -std::numeric_limits<float>::infinity());
+  uint32_t nans = 0;
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float x = logits[i + lane];
+      largest[lane] = x > largest[lane] ? x : largest[lane];
+      nans |= static_cast<uint32_t>(x != x);
+    }
+  }
+  for (; i < logits.size(); ++i) {
+    largest[0] = std::max(largest[0], logits[i]);
+    nans |= static_cast<uint32_t>(std::isnan(logits[i]));
+  }
+  if (nans != 0 || logits.empty()) return -1;
+  const float max = *std::max_element(largest, largest + kLanes);
+  return std::find(logits.begin(), logits.end(), max) - logits.begin();
+}
+
+using Candidates = std::vector<std::pair<float, int32_t>>;  // weight, token
+
+bool MoreLikely(const Candidates::value_type& a, const Candidates::value_type& b) {
+  return a.first > b.first || (a.first == b.first && a.second < b.second);
+}
+
+// Keeps the fewest candidates whose weights, of which the largest is 1, reach `wanted`, more than
+// 0, most likely first; returns the sum of their weights. Most texts need a few of very many: they
+// are put in order in runs, those of at least 1/8, of at least 1/64, ...
+double KeepLikeliest(double wanted, Candidates& candidates) {
+  double kept = 0;
+  size_t count = 0;
+  float least = 1;
+  for (auto ordered = candidates.begin(); ordered != candidates.end() && kept < wanted;) {
+    least /= 8;
+    const auto end = std::partition(
+        ordered, candidates.end(), [&](const auto& candidate) { return candidate.first >= least; });
+    std::sort(ordered, end, MoreLikely);
+    for (; ordered != end && kept < wanted; ++ordered, ++count) kept += ordered->first;
+  }
+  candidates.resize(count);
+  return kept;
+}
 
 bool Outside(float value, float low, float high) { return !(value >= low && value <= high); }
 
@@ -29,50 +80,49 @@ Status Validate(const SamplingOptions& o) {
   return {};
 }
 
+Result<int32_t> MostLikely(std::span<const float> logits) {
+  const int64_t best = FindLargest(logits);
+  if (best < 0 || !std::isfinite(logits[best])) {
+    return InvalidArgument("the model's logits are not finite numbers; --compute f32 may help");
+  }
+  return static_cast<int32_t>(best);
+}
+
 Result<int32_t> Sampler::Sample(std::span<const float> logits, std::span<const int32_t> recent) {
-  logits_.assign(logits.begin(), logits.end());
   if (options_.repeat_penalty != 1) {
+    penalised_.assign(logits.begin(), logits.end());
     const size_t count = std::min<size_t>(recent.size(), options_.repeat_last_n);
     const std::span<const int32_t> last = recent.last(count);
     for (int32_t id : std::unordered_set<int32_t>(last.begin(), last.end())) {
-      float& logit = logits_[id];
+      float& logit = penalised_[id];
       logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     }
+    logits = penalised_;
   }
-  // max_element returns the first of equals; NaN never compares greater, so it is checked apart.
-  const auto best = std::max_element(logits_.begin(), logits_.end());
-  if (best == logits_.end() || !std::isfinite(*best) ||
-      std::any_of(logits_.begin(), logits_.end(), [](float x) { return std::isnan(x); })) {
-    return InvalidArgument("the model's logits are not finite numbers; --compute f32 may help");
-  }
-  const float max = *best;
-  if (options_.temperature == 0) return static_cast<int32_t>(best - logits_.begin());
+  MLA_ASSIGN_OR_RETURN(const int32_t best, MostLikely(logits));
+  const float max = logits[best];
+  if (options_.temperature == 0) return best;
 
+  constexpr int64_t kTask = 8192;  // some 50 microseconds
+  const auto count = std::ssize(logits);
+  weights_.resize(count);
+  ParallelFor(threads_, CeilDiv(count, kTask), [&](int64_t task, int) {
+    for (int64_t i = task * kTask; i < std::min((task + 1) * kTask, count); ++i) {
+      weights_[i] = std::exp((logits[i] - max) / options_.temperature);
+    }
+  });
   candidates_.clear();
-  for (size_t i = 0; i < logits_.size(); ++i) {
-    const float weight = std::exp((logits_[i] - max) / options_.temperature);
-    if (weight > 0) candidates_.emplace_back(weight, static_cast<int32_t>(i));
+  for (int64_t i = 0; i < count; ++i) {
+    if (weights_[i] > 0) candidates_.emplace_back(weights_[i], static_cast<int32_t>(i));
   }
-  const auto more_likely = [](const auto& a, const auto& b) {
-    return a.first > b.first || (a.first == b.first && a.second < b.second);
-  };
   if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + options_.top_k - 1,
-                     candidates_.end(), more_likely);
+                     candidates_.end(), MoreLikely);
     candidates_.resize(options_.top_k);
   }
   double total = 0;
   for (const auto& candidate : candidates_) total += candidate.first;
-  if (options_.top_p < 1) {
-    std::sort(candidates_.begin(), candidates_.end(), more_likely);
-    double kept = 0;
-    size_t count = 0;
-    while (count < candidates_.size() && kept < options_.top_p * total) {
-      kept += candidates_[count++].first;
-    }
-    candidates_.resize(std::max<size_t>(count, 1));
-    total = kept;
-  }
+  if (options_.top_p < 1) total = KeepLikeliest(options_.top_p * total, candidates_);
   if (options_.min_p > 0) {  // the best candidate's weight is 1
     std::erase_if(candidates_, [&](const auto& c) { return c.first < options_.min_p; });
     total = 0;

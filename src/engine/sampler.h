@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/threads.h"
 #include "mla/result.h"
 
 namespace mla {
@@ -25,19 +26,28 @@ struct SamplingOptions {
 
 Status Validate(const SamplingOptions& options);
 
+// The most likely token, the lowest id of equals. kInvalidArgument for logits that say nothing: one
+// is NaN, or the largest is not finite, as when the model's numbers have overflowed. Others may be
+// -inf.
+Result<int32_t> MostLikely(std::span<const float> logits);
+
 // The same seed and logits give the same tokens. Greedy ties go to the lowest id.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) {}
+  // `threads` may be null: then all work is the caller's. It changes no result.
+  explicit Sampler(const SamplingOptions& options, ThreadPool* threads = nullptr)
+      : options_(options), threads_(threads), random_(options.seed) {}
 
   // `recent`: the tokens before this one, oldest first. Requires options that Validate accepts.
-  // kInvalidArgument if no logit is a finite number: the model's numbers have overflowed.
+  // Errors as MostLikely, of the logits after repeat_penalty.
   Result<int32_t> Sample(std::span<const float> logits, std::span<const int32_t> recent);
 
  private:
   SamplingOptions options_;
+  ThreadPool* threads_;
   std::mt19937_64 random_;
-  std::vector<float> logits_;
+  std::vector<float> penalised_;  // logits, where repeat_penalty changes them
+  std::vector<float> weights_;    // [vocab]: probabilities over that of the likeliest
   std::vector<std::pair<float, int32_t>> candidates_;
 };
 

@@ -27,7 +27,7 @@ Result<std::unique_ptr<Session>> Session::Create(const Model& model,
   const int32_t max_positions = model.spec().max_positions;
   if (options.context < 0 || options.context > max_positions) {
     return InvalidArgument("context is ", options.context, ", want 1 to ", max_positions,
-                           ", the model's own (0 means that too)");
+                           ", the model's own");
   }
   if (options.threads < 0 || options.threads > kMaxThreads) {
     return InvalidArgument("threads is ", options.threads, ", want 1 to ", kMaxThreads,
@@ -99,7 +99,7 @@ Status Session::Append(std::span<const int32_t> tokens,
                      Concat("stopped after ", done, " of ", tokens.size(), " tokens")};
     }
     if (!status.ok()) {
-      if (length() != before) Truncate(before);
+      Truncate(before);
       return status;
     }
   }

@@ -40,8 +40,9 @@ class Session {
   static Result<std::unique_ptr<Session>> Create(const Model& model, const SessionOptions& options);
 
   // Runs `tokens` (in chunks), after which logits() are those of the last one. `progress`, if set,
-  // is told the number of tokens done after each chunk; it returns false to stop: kCancelled. On
-  // error the session is as before.
+  // is told the number of tokens done after each chunk; it returns false to stop: kCancelled.
+  // kInvalidArgument, and the session is as before, if they do not fit. After any other error the
+  // tokens held are those before, and logits() is empty.
   Status Append(std::span<const int32_t> tokens,
                 const std::function<bool(int32_t done)>& progress = nullptr);
 
@@ -49,8 +50,8 @@ class Session {
   // after a text of that length, and means nothing. For measuring; logits() becomes empty.
   Status AppendRandomRows(int32_t tokens, uint64_t seed);
 
-  // As Append, and hands the logits of each chunk's tokens, [n, vocab] f32, to `sink` in order;
-  // logits() is not updated.
+  // As Append, and hands the logits of each chunk's tokens, [n, vocab] f32, to `sink` in order,
+  // whose errors it returns; logits() becomes empty.
   using LogitsSink = std::function<Status(const ConstTensor& logits)>;
   Status Score(std::span<const int32_t> tokens, const LogitsSink& sink);
 
@@ -66,6 +67,7 @@ class Session {
   int64_t cache_bytes() const { return sequence_.bytes(); }  // of the tokens held
   ComputeMode compute() const { return mode_; }
   int threads() const { return threads_.num_threads(); }
+  ThreadPool& thread_pool() { return threads_; }  // for what is done between two steps
 
  private:
   Session(const Model& model, std::unique_ptr<KvCache> cache, int32_t context, ComputeMode mode,

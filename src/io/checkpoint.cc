@@ -150,4 +150,16 @@ void Checkpoint::Prefetch() const {
   if (gguf_) gguf_->Prefetch();
 }
 
+std::vector<std::string> CheckpointFiles(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) return {path};
+  const std::string single_path = JoinPath(path, kSingleFile);
+  if (Exists(single_path)) return {single_path};
+  std::vector<std::string> files = {JoinPath(path, kIndexFile)};
+  const Result<ShardMap> shards = ReadIndex(files[0]);
+  if (!shards.ok()) return files;
+  for (const auto& [shard, tensors] : *shards) files.push_back(JoinPath(path, shard));
+  return files;
+}
+
 }  // namespace mla

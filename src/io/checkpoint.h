@@ -66,6 +66,10 @@ class Checkpoint {
   int64_t data_bytes_ = 0;
 };
 
+// The files that Checkpoint::Open(path) reads, whether they are there or not: `path` itself if it
+// is no directory. An index that cannot be read names no shards.
+std::vector<std::string> CheckpointFiles(const std::string& path);
+
 }  // namespace mla
 
 #endif  // MLA_IO_CHECKPOINT_H_

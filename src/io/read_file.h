@@ -9,10 +9,19 @@
 
 namespace mla {
 
-// The contents of a file (or of a pipe or device). Errors carry the path: kNotFound if it does not
-// exist, kIoError if it cannot be read or is a directory, kInvalidArgument if it holds more than
-// max_bytes; then at most max_bytes + 1 bytes have been read. Thread-safe.
-Result<std::string> ReadFile(const std::string& path, size_t max_bytes = size_t{1} << 30);
+inline constexpr size_t kMostTextBytes = size_t{1} << 30;
+
+// The contents of a regular file. Errors carry the path: kNotFound if it does not exist, kIoError
+// if it cannot be read or is a directory, a pipe or a device, kInvalidArgument if it holds more
+// than max_bytes; then at most max_bytes + 1 bytes have been read. Thread-safe.
+Result<std::string> ReadFile(const std::string& path, size_t max_bytes = kMostTextBytes);
+
+// The same for what a user names as a text: pipes and devices are read too, and waited for.
+Result<std::string> ReadFileOrPipe(const std::string& path, size_t max_bytes = kMostTextBytes);
+
+// What is left of standard input, whatever it is and wherever its reading has come to. Errors say
+// "standard input".
+Result<std::string> ReadStandardInput(size_t max_bytes = kMostTextBytes);
 
 // "PATH: No such file or directory" from errno, as kNotFound or kIoError.
 Error FileError(const std::string& path, int error_number);

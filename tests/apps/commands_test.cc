@@ -382,7 +382,8 @@ TEST(Inspect, KnowsTheMachine) {
   // A device, or why there is none; with one, a kernel that runs on it.
   EXPECT_EQ(system["cuda"]["devices"].empty(), system["cuda"].contains("problem"));
   EXPECT_EQ(system["cuda"].contains("mla_decode"), !system["cuda"].contains("problem"));
-  for (const char* name : {"mla_absorbed", "mla_expanded", "gqa", "linear"}) {
+  for (const char* name : {"mla_absorbed", "mla_expanded", "gqa", "mla_index_topk", "mla_sparse",
+                           "linear", "grouped_linear", "head_linear"}) {
     const Json& kernels = system["operators"][name]["kernels"];
     ASSERT_FALSE(kernels.empty()) << name;
     EXPECT_EQ(kernels.back(), "reference");

@@ -78,6 +78,20 @@ TEST(Compare, FormsOfOneModelWriteTheSameTextFromDifferentCaches) {
   EXPECT_EQ(json["forms"][2]["form"], "mha");
 }
 
+// Heads' keys and values are not kept in 8 bits: MHA runs beside int8 latents with bf16.
+TEST(Compare, Int8LatentsBesideMhaInBf16) {
+  const std::vector<std::string> args = Quick({"--kv-dtype", "int8"});
+  const ProcessResult text = RunMla(args);
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_TRUE(Contains(text.out, "have no int8 form: MHA's cache is bf16.")) << text.out;
+  const Json forms = RunJson(Quick({"--kv-dtype", "int8", "--json"}))["forms"];
+  ASSERT_EQ(forms.size(), 3);
+  EXPECT_EQ(forms[0]["kv_dtype"], "int8");
+  EXPECT_EQ(forms[1]["kv_dtype"], "int8");
+  EXPECT_EQ(forms[2]["kv_dtype"], "bf16");
+  EXPECT_LT(forms[2]["max_logit_difference"].get<double>(), 2);
+}
+
 TEST(Compare, LayersOfOneWidthDifferInParametersAndCache) {
   const Json json = RunJson({"compare", "--layers", "--width", "128", "--heads", "4", "--head-dim",
                              "32", "--kv-heads", "2", "--rank", "64", "--rope-dim", "16",
@@ -320,6 +334,14 @@ TEST(Compare, RefusesWhatMakesNoSense) {
   refused(Quick({"--attention", "mha"}), "--attention");
   refused(Quick({"--separator", "x"}), "--separator");
   refused({"compare", "--layers", "--heads", "4", "--kv-heads", "3"}, "--kv-heads");
+  const std::vector<std::pair<std::string, std::string>> useless = {
+      {"--context", "3"},   {"--kv-dtype", "f32"},    {"--page-size", "8"},   {"--compute", "f32"},
+      {"--quantize", "q4"}, {"--decode-tokens", "2"}, {"--repetitions", "2"}, {"--text", "Once"}};
+  for (const auto& [flag, value] : useless) {
+    refused({"compare", "--layers", flag, value}, flag + " changes nothing");
+    refused({"compare", "deepseek-v3", "--layers", flag, value}, flag + " changes nothing");
+  }
+  refused(Quick({"--rope-dim", "16"}), "--rope-dim is of --layers");
   refused({"compare", "--layers", "--head-dim", "3"}, "--head-dim");
   refused({"compare", "--layers", "--width", "16384", "--heads", "256", "--head-dim", "1024",
            "--depths", "1048575"},

@@ -1,4 +1,4 @@
-// docs/from-mha-to-mla.md against the programs that it quotes.
+// docs/from-mha-to-mla.md and the README's story against the programs that they quote.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -142,15 +142,39 @@ TEST(Document, CommandsRun) {
       }
     }
     if (words[0] == "compare") {
-      for (const char* word : {"--depths", "0", "-n", "1"}) words.push_back(word);
+      for (const char* word : {"--depths", "0"}) words.push_back(word);
       if (has_model) {
-        for (const char* word : {"--repetitions", "1", "--context", "64"}) words.push_back(word);
+        for (const char* word : {"-n", "1", "--repetitions", "1", "--context", "64"}) {
+          words.push_back(word);
+        }
       }
     }
     const ProcessResult run = RunMla(words);
     EXPECT_EQ(run.status, 0) << run.err;
   }
   EXPECT_GE(commands.size(), 4);
+}
+
+// In f32, where machines differ too little to choose another word.
+TEST(Document, StoryOfTheReadmeIsWhatTheModelWrites) {
+  const std::string readme = ReadAll(MLA_SOURCE_DIR "/README.md");
+  const std::string_view command = "$ ./dev run \"One day, a dragon\" ";
+  const size_t flags = readme.find(command) + command.size();
+  ASSERT_NE(readme.find(command), std::string::npos);
+  const size_t story = readme.find('\n', flags);
+  const size_t end = readme.find(" [...]", story);
+  ASSERT_NE(end, std::string::npos);
+
+  std::vector<std::string> args = {"run", kModel, "-p", "One day, a dragon", "--compute", "f32"};
+  for (const std::string& flag : Words(readme.substr(flags, story - flags))) args.push_back(flag);
+  const ProcessResult run = RunMla(args);
+  ASSERT_EQ(run.status, 0) << run.err;
+  const std::vector<std::string> quoted = Words(readme.substr(story, end - story));
+  std::vector<std::string> written = Words(run.out);
+  EXPECT_GT(quoted.size(), 50);
+  ASSERT_LE(quoted.size(), written.size()) << run.out;
+  written.resize(quoted.size());
+  EXPECT_EQ(quoted, written);
 }
 
 // Equal text, and numbers as near as machines compute them.

@@ -47,6 +47,19 @@ TEST(Errors, Usage) {
       {{"inspect"}, 2, {"MODEL", "--system"}},
       {{"bench"}, 2, {"MODEL"}},
       {{"bench", kModel, "--json", "--csv"}, 2, {"--csv"}},
+      // No name is not the default name.
+      {{"run", "", "-p", "Hi"}, 2, {"MODEL", "empty"}},
+      {{"inspect", ""}, 2, {"MODEL", "empty"}},
+      {{"quantize", "", "-o", "x", "--type", "f16"}, 2, {"MODEL", "empty"}},
+      {{"tokenize", "", "x"}, 2, {"MODEL", "empty"}},
+      {{"plan", ""}, 2, {"MODEL", "empty"}},
+      // Flags that would change nothing.
+      {{"inspect", kModel, "--quantize", "q4"}, 2, {"--quantize"}},
+      {{"inspect", kModel, "--page-size", "3"}, 2, {"--page-size"}},
+      {{"inspect", kModel, "--context", "5"}, 2, {"--context"}},
+      {{"inspect", kModel, "--threads", "7"}, 2, {"--threads"}},
+      {{"inspect", kModel, "--template", "--compute", "f32"}, 2, {"--compute"}},
+      {{"inspect", "--system", "--kv-dtype", "f16"}, 2, {"--kv-dtype"}},
   };
   for (const ErrorCase& test : cases) Expect(test);
 }
@@ -67,7 +80,7 @@ TEST(Errors, FlagsOutOfRange) {
       {{"--seed", "99999999999999999999"}, 2, {"99999999999999999999"}},
       {{"-n", "-2"}, 2, {"--max-tokens", "\"-2\"", "from 0"}},
       {{"--context", "0"}, 2, {"--context", "\"0\"", "from 1"}},
-      {{"--context", "5000"}, 1, {"5000", "1024"}},
+      {{"--context", "5000"}, 1, {"context is 5000, want 1 to 1024, the model's own\n"}},
       {{"--threads", "0"}, 2, {"--threads", "\"0\"", "1 to 1024"}},
       {{"--threads", "1025"}, 2, {"\"1025\"", "1 to 1024"}},
       {{"--threads", "two"}, 2, {"\"two\""}},
@@ -116,6 +129,8 @@ TEST(Errors, ModelsThatCannotBeLoaded) {
   // A model without a tokenizer, and a damaged one.
   dir.Write("model.safetensors", ReadAll(kModel + "/model.safetensors"));
   Expect({{"run", dir.path(), "-p", "x"}, 1, {"tokenizer.json"}});
+  dir.Write("tokenizer.json", "[");
+  Expect({{"run", dir.path(), "-p", "x"}, 1, {dir / "tokenizer.json: line 1, "}});
   dir.Write("tokenizer.json", "[]");
   Expect({{"run", dir.path(), "-p", "x"}, 1, {"tokenizer.json"}});
   dir.Write("tokenizer.json", ReadAll(kModel + "/tokenizer.json"));

@@ -160,6 +160,22 @@ TEST(Plan, AReportThatCannotBeWrittenLosesNothing) {
   EXPECT_TRUE(ReadAll(copy.substr(0, copy.size() - 1)).ends_with("</html>\n")) << copy;
 }
 
+TEST(Plan, ListsWhatItKnows) {
+  const Json list = RunJson({"plan", "--list", "--json"});
+  const ProcessResult text = RunMla({"plan", "--list"});
+  ASSERT_GT(list.size(), 5);
+  for (const Json& known : list) {
+    EXPECT_TRUE(Contains(text.out, known["name"].get<std::string>())) << known;
+    EXPECT_TRUE(Contains(text.out, known["source"].get<std::string>())) << known;
+  }
+}
+
+TEST(Plan, CountsABf16CacheAsF16) {
+  const Json f16 = RunJson({"plan", "deepseek-v3", "--kv-dtype", "f16", "--json"});
+  EXPECT_EQ(RunJson({"plan", "deepseek-v3", "--kv-dtype", "bf16", "--json"}), f16);
+  EXPECT_NE(RunJson({"plan", "deepseek-v3", "--kv-dtype", "fp8", "--json"}), f16);
+}
+
 TEST(Plan, RefusesWhatItCannotCount) {
   const TempDir dir;
   const auto refused = [&](const std::vector<std::string>& args, const std::string& part) {

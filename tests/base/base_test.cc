@@ -1,10 +1,16 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <limits>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "base/edit_distance.h"
@@ -143,6 +149,51 @@ TEST(ThreadPool, IdleThreadsUseNoProcessorTime) {
   const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
   EXPECT_LT(seconds, 0.05);
 }
+
+TEST(ThreadPool, WhatATaskThrowsReachesTheCaller) {
+  ThreadPool pool(4);
+  for (const int64_t bad : {0, 499, 999}) {
+    const auto region = [&] {
+      pool.ParallelFor(1000, [&](int64_t task, int) {
+        if (task == bad) throw std::bad_alloc();
+      });
+    };
+    EXPECT_THROW(region(), std::bad_alloc);
+    std::atomic<int> done{0};
+    pool.ParallelFor(1000, [&](int64_t, int) { ++done; });
+    EXPECT_EQ(done, 1000);
+  }
+}
+
+#ifndef __SANITIZE_ADDRESS__  // whose own memory takes terabytes of addresses
+// In a process of its own, whose memory does not hold the stacks of all threads.
+TEST(ThreadPool, RunsWithTheThreadsThatThereAre) {
+  const auto run = [] {
+    long pages = 0;
+    if (std::FILE* const statm = std::fopen("/proc/self/statm", "r")) {
+      if (std::fscanf(statm, "%ld", &pages) != 1) pages = 0;
+      std::fclose(statm);
+    }
+    const rlim_t bytes = static_cast<rlim_t>(pages) * ::sysconf(_SC_PAGESIZE) + (rlim_t{100} << 20);
+    const struct rlimit limit { bytes, bytes };
+    if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+    ThreadPool pool(256);
+    if (pool.num_threads() >= 256) return 2;
+    for (int region = 0; region < 3; ++region) {
+      std::atomic<int> done{0};
+      pool.ParallelFor(1000, [&](int64_t, int thread) {
+        if (thread < pool.num_threads()) ++done;
+      });
+      if (done != 1000) return 3;
+    }
+    // Not all of the memory is theirs.
+    const std::unique_ptr<void, decltype(&std::free)> memory(std::malloc(30 << 20), &std::free);
+    if (memory == nullptr) return 4;
+    return 0;
+  };
+  EXPECT_EXIT(::_exit(run()), testing::ExitedWithCode(0), "");
+}
+#endif
 
 TEST(Workspace, ScopesGiveBackAndMemoryIsAlignedAndDistinct) {
   Workspace workspace;

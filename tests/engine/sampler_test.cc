@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace mla {
@@ -76,6 +79,56 @@ TEST(Sampler, TopPKeepsTheFewestThatReachIt) {
   EXPECT_EQ(Drawn({.top_p = 1e-6F}, logits), (std::set<int32_t>{1}));
 }
 
+// Very many tokens, few and nearly all of them kept: the runs in which they are put in order must
+// not show. The draw is repeated here from a full sort.
+TEST(Sampler, TopPOfManyTokensDrawsAsFromAFullSort) {
+  std::mt19937_64 random(3);
+  std::normal_distribution<float> normal;
+  for (const float spread : {0.01F, 1.0F, 6.0F}) {
+    std::vector<float> logits(20000);
+    for (float& x : logits) x = std::round(normal(random) * 16) / 16 * spread;  // with ties
+    const float max = *std::max_element(logits.begin(), logits.end());
+    std::vector<std::pair<float, int32_t>> order;
+    double total = 0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      order.emplace_back(-std::exp(logits[i] - max), static_cast<int32_t>(i));
+      total -= order.back().first;
+    }
+    std::sort(order.begin(), order.end());
+    const SamplingOptions options{.top_p = 0.9F, .seed = 11};
+    size_t count = 0;
+    double kept = 0;
+    while (kept < options.top_p * total) kept -= order[count++].first;
+    ThreadPool threads(2);
+    Sampler sampler(options), on_threads(options, &threads);
+    std::mt19937_64 draws(options.seed);
+    for (int i = 0; i < 50; ++i) {
+      double draw = static_cast<double>(draws() >> 11) * 0x1p-53 * kept;
+      size_t at = 0;
+      while (at + 1 < count && (draw += order[at].first) >= 0) ++at;
+      const Result<int32_t> id = sampler.Sample(logits, {});
+      ASSERT_TRUE(id.ok()) << id.message();
+      EXPECT_EQ(*id, order[at].second) << "spread " << spread << ", draw " << i;
+      EXPECT_EQ(*on_threads.Sample(logits, {}), *id);
+    }
+  }
+}
+
+TEST(Sampler, GreedyLooksAtEveryLogit) {
+  for (const size_t count : {1, 15, 16, 17, 100}) {
+    for (size_t best = 0; best < count; ++best) {
+      std::vector<float> logits(count, -2);
+      logits[best] = -1;
+      if (best + 1 < count) logits[best + 1] = -1;
+      const Result<int32_t> id = Sampler({.temperature = 0}).Sample(logits, {});
+      ASSERT_TRUE(id.ok()) << id.message();
+      EXPECT_EQ(*id, static_cast<int32_t>(best));
+      logits[best] = kNaN;
+      EXPECT_FALSE(Sampler({.temperature = 0}).Sample(logits, {}).ok());
+    }
+  }
+}
+
 TEST(Sampler, MinPKeepsWhatIsNearTheBest) {
   const std::vector<float> logits = LogitsOf({0.5F, 0.3F, 0.2F});  // 1, 0.6, 0.4 of the best
   EXPECT_EQ(Drawn({.min_p = 0.3F}, logits), (std::set<int32_t>{0, 1, 2}));
@@ -121,8 +174,10 @@ TEST(Sampler, LogitsThatAreNoNumbersAreAnError) {
       const Result<int32_t> id = Sampler(options).Sample(logits, {});
       ASSERT_FALSE(id.ok());
       EXPECT_EQ(id.error().code, ErrorCode::kInvalidArgument);
+      EXPECT_EQ(MostLikely(logits).message(), id.message());
     }
   }
+  EXPECT_EQ(*MostLikely(std::vector<float>{-kInf, 2, 3, 3}), 2);
   // A token ruled out by the model is never drawn, and no error.
   EXPECT_EQ(Drawn({}, {-kInf, 0, 0}), (std::set<int32_t>{1, 2}));
 }

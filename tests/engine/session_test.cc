@@ -101,7 +101,7 @@ TEST(Session, PromptsLongerThanAStepAreChunked) {
   EXPECT_LT(MaxDifference(session->logits(), halves->logits()), kTolerance);
 }
 
-TEST(Session, StoppingWithinAPromptLeavesItAsItWas) {
+TEST(Session, StoppingWithinAPromptKeepsTheTokensBefore) {
   const auto session = NewSession();
   ASSERT_TRUE(session->Append(Ids(5)).ok());
   const Status stopped =
@@ -109,14 +109,38 @@ TEST(Session, StoppingWithinAPromptLeavesItAsItWas) {
   ASSERT_FALSE(stopped.ok());
   EXPECT_EQ(stopped.error().code, ErrorCode::kCancelled);
   EXPECT_EQ(session->length(), 5);
+  EXPECT_TRUE(session->logits().empty());
 
   GenerateOptions options;
   options.max_tokens = 3;
-  const auto stats = Generate(*session, {}, Ids(20), options,
+  const auto stats = Generate(*session, {}, Ids(Session::kPrefillChunk + 20), options,
                               {[](int32_t) { return true; }, [](int32_t) { return false; }});
   ASSERT_TRUE(stats.ok()) << stats.message();
   EXPECT_EQ(stats->stop_reason, StopReason::kCancelled);
+  EXPECT_EQ(stats->prompt_tokens, Session::kPrefillChunk);  // those that were run
+  EXPECT_GT(stats->prefill_seconds, 0);
   EXPECT_EQ(stats->generated_tokens, 0);
+  EXPECT_EQ(session->length(), 5);
+}
+
+TEST(Session, ErrorsKeepTheTokensBefore) {
+  const auto session = NewShortSession(16);
+  ASSERT_TRUE(session->Append(Ids(5)).ok());
+  const std::vector<float> logits = Copy(session->logits());
+  // What does not fit changes nothing.
+  EXPECT_EQ(session->Append(Ids(12)).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(session->Score(Ids(12), [](const ConstTensor&) { return Status(); }).error().code,
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(session->length(), 5);
+  EXPECT_EQ(Copy(session->logits()), logits);
+  // What fails on the way leaves no logits, of the tokens before or of others.
+  const int32_t vocab = BundledModel().spec().vocab_size;
+  EXPECT_FALSE(session->Append(std::vector<int32_t>{1, vocab}).ok());
+  EXPECT_EQ(session->length(), 5);
+  EXPECT_TRUE(session->logits().empty());
+  const Status scored = session->Score(
+      Ids(3), [](const ConstTensor&) -> Status { return InvalidArgument("not wanted"); });
+  EXPECT_EQ(scored.message(), "not wanted");
   EXPECT_EQ(session->length(), 5);
 }
 

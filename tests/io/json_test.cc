@@ -5,7 +5,6 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#include "io/read_file.h"
 #include "io/temp_dir.h"
 
 namespace mla {
@@ -118,17 +117,6 @@ TEST(ReadJsonFile, ReadsATokenizerSoon) {
   // A fraction of a second; the bound leaves room for sanitizers and a busy machine.
   EXPECT_LT(seconds.count(), 10.0);
   RecordProperty("seconds", std::to_string(seconds.count()));
-}
-
-TEST(ReadFile, StopsAtTheLimit) {
-  const TempDir dir;
-  const std::string path = dir.Write("text", "12345");
-  EXPECT_EQ(*ReadFile(path, 5), "12345");
-  const Result<std::string> too_long = ReadFile(path, 4);
-  ASSERT_FALSE(too_long.ok());
-  EXPECT_EQ(too_long.message(), path + " is longer than the 4 bytes allowed here");
-  EXPECT_EQ(*ReadFile(dir.Write("empty", "")), "");
-  EXPECT_FALSE(ReadFile("/dev/zero", 1 << 20).ok());  // endless: ends at the limit
 }
 
 TEST(DescribeJson, IsShort) {

@@ -42,7 +42,11 @@ Result<std::unique_ptr<Tokenizer>> FromTiktoken(std::string_view ranks,
 Result<std::unique_ptr<Tokenizer>> WithPath(Result<std::unique_ptr<Tokenizer>> result,
                                             const std::string& path) {
   if (result.ok()) return result;
-  return Error{result.error().code, Concat(path, ": ", result.error().message)};
+  std::string_view message = result.error().message;
+  // An error of the text itself names the file already.
+  const std::string name = Concat(path.substr(path.rfind('/') + 1), ": ");
+  if (message.starts_with(name)) message.remove_prefix(name.size());
+  return Error{result.error().code, Concat(path, ": ", message)};
 }
 
 }  // namespace
