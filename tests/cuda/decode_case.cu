@@ -348,6 +348,22 @@ Status DecodeMemory::Run(const cuda::CudaContext& context) {
   return {};
 }
 
+void DecodeMemory::SetQueryToNaN(int32_t seq) {
+  char* row = q_.as<char>() + args_.q.stride(0) * seq * 2;
+  Check(cudaMemset(row + (args_.q.dim(3) - 1) * 2, 0xff, 2), "cudaMemset");
+}
+
+void DecodeMemory::SetKeyToNaN(int32_t seq) {
+  int32_t page = 0;
+  Check(cudaMemcpy(&page, args_.page_table + seq * args_.page_table_stride, sizeof(page),
+                   cudaMemcpyDeviceToHost),
+        "copy to the host");
+  const auto bytes = static_cast<int64_t>(SizeOf(args_.cache.dtype()));
+  char* key = cache_.as<char>() + args_.cache.stride(0) * page * bytes;
+  // k_pe, in FP8 latents too.
+  Check(cudaMemset(key + args_.cache.dim(2) * bytes - 2, 0xff, 2), "cudaMemset");
+}
+
 void DecodeMemory::SetLengths(const std::vector<int32_t>& kv_lens) {
   kv_lens_.CopyFrom(kv_lens.data(), kv_lens.size() * 4);
 }

@@ -87,6 +87,9 @@ class DecodeMemory {
 
   // New lengths, none longer than those of the case, in place.
   void SetLengths(const std::vector<int32_t>& kv_lens);
+  // Makes the last number of a sequence's first query row, or of its first key, NaN.
+  void SetQueryToNaN(int32_t seq);
+  void SetKeyToNaN(int32_t seq);
   // How many entries the row of the page table holds, no more than at first; of one sequence.
   void SetPagesPerRow(int64_t pages) { args_.page_table_stride = pages; }
 

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <random>
@@ -17,7 +18,8 @@ namespace {
 using cuda::CudaContext;
 
 // Names of the kernels, best first for many rows; MLA_TEST_KERNEL leaves one of them.
-constexpr const char* kKernels[] = {"sm90", "sm90_fp8", "sm80_fp8", "sm80", "plain"};
+constexpr const char* kKernels[] = {"sm90",     "sm90_fp8", "sm90_fp8_direct",
+                                    "sm80_fp8", "sm80",     "plain"};
 
 std::vector<std::string> Kernels() {
   const char* only = std::getenv("MLA_TEST_KERNEL");
@@ -26,7 +28,7 @@ std::vector<std::string> Kernels() {
 }
 
 // Of a cache of FP8 latents.
-bool IsFp8(const std::string& kernel) { return kernel == "sm90_fp8" || kernel == "sm80_fp8"; }
+bool IsFp8(const std::string& kernel) { return kernel.find("_fp8") != std::string::npos; }
 int DenseKernels() {
   int count = 0;
   for (const std::string& kernel : Kernels()) count += IsFp8(kernel) ? 0 : 1;
@@ -38,13 +40,14 @@ bool IsHopper() {
   return devices.ok() && !devices->empty() && (*devices)[0].compute_capability / 10 == 9;
 }
 
-// Those that take a cache of FP8 latents.
-int Fp8Kernels(bool sm90_takes_it) {
-  sm90_takes_it = sm90_takes_it && IsHopper();
+// Those that take a cache of FP8 latents; sm90_fp8 does not take every case.
+int Fp8Kernels(const DecodeCase& c) {
+  const bool converted = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
   int count = 0;
   for (const std::string& kernel : Kernels()) {
     if (kernel == "plain" || kernel == "sm80_fp8") ++count;
-    if (kernel == "sm90_fp8" && sm90_takes_it) ++count;
+    if (kernel == "sm90_fp8" && IsHopper() && converted) ++count;
+    if (kernel == "sm90_fp8_direct" && IsHopper()) ++count;
   }
   return count;
 }
@@ -172,8 +175,7 @@ TEST_F(MlaDecodeOnDevice, Fp8Latents) {
     for (DecodeCase& c : cases) {
       c.fp8 = true;
       c.scales = scales;
-      const bool sm90_takes_it = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
-      EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(sm90_takes_it)) << c;
+      EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(c)) << c;
     }
   }
 }
@@ -195,8 +197,7 @@ TEST_F(MlaDecodeOnDevice, RandomFp8Latents) {
     c.causal = rng() % 4 != 0;
     c.strided = rng() % 3 == 0;
     c.seed = rng();
-    const bool sm90_takes_it = c.dtype == DType::kBF16 && c.page_size % 16 == 0;
-    EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(sm90_takes_it)) << c;
+    EXPECT_EQ(ExpectMatchesReference(c, Kernels()), Fp8Kernels(c)) << c;
     if (HasFailure()) FAIL() << "random case " << i;
   }
 }
@@ -219,6 +220,42 @@ TEST_F(MlaDecodeOnDevice, RandomShapes) {
     c.seed = rng();
     ExpectMatchesReference(c, Kernels());
     if (HasFailure()) FAIL() << "random case " << i;
+  }
+}
+
+// Rows with a NaN in q or a key are NaN, whole and lse; the others have their bits.
+TEST_F(MlaDecodeOnDevice, NaNsAreNotLost) {
+  for (const std::string& kernel : Kernels()) {
+    for (const int32_t heads : {16, 128}) {
+      for (const int32_t kv_len : {1, 200, 20000}) {  // the last in parts that are merged
+        DecodeCase c = Case(heads, 1, kDims[0], 64, {300, kv_len, 77});
+        c.fp8 = IsFp8(kernel);
+        CudaContext context;
+        context.kernel = kernel;
+        DecodeMemory memory(c), query(c), key(c);
+        if (Refuses(memory, kernel)) continue;
+        query.SetQueryToNaN(1);
+        key.SetKeyToNaN(1);
+        ASSERT_TRUE(memory.Run(context).ok());
+        ASSERT_TRUE(query.Run(context).ok());
+        ASSERT_TRUE(key.Run(context).ok());
+        const DecodeResult want = memory.Results();
+        const auto expect_nans = [&](const DecodeResult& got, int64_t rows) {
+          int64_t wrong = 0;
+          for (int64_t row = 0; row < std::ssize(want.lse); ++row) {
+            const bool is_nan = row >= heads && row < heads + rows;
+            const auto right = [&](double g, double w) { return is_nan ? std::isnan(g) : g == w; };
+            wrong += !right(got.lse[row], want.lse[row]);
+            for (int64_t i = row * c.d_v; i < (row + 1) * c.d_v; ++i) {
+              wrong += !right(got.out[i], want.out[i]);
+            }
+          }
+          EXPECT_EQ(wrong, 0) << kernel << ", " << rows << " rows of " << c;
+        };
+        expect_nans(query.Results(), 1);
+        expect_nans(key.Results(), heads);
+      }
+    }
   }
 }
 
@@ -359,8 +396,8 @@ TEST_F(MlaDecodeOnDevice, ExplainsItsChoice) {
   CudaContext context;
   context.kernel = "nothing";
   EXPECT_EQ(cuda::MlaDecodeMemory(memory.args(), context).message(),
-            "mla_decode: no kernel is called nothing, want one of sm90, sm90_fp8, sm80_fp8, sm80, "
-            "plain");
+            "mla_decode: no kernel is called nothing, want one of sm90, sm90_fp8_direct, sm90_fp8, "
+            "sm80_fp8, sm80, plain");
 }
 
 TEST_F(MlaDecodeOnDevice, FewRowsOfFp8LatentsHaveTheirOwnKernel) {
@@ -375,10 +412,10 @@ TEST_F(MlaDecodeOnDevice, FewRowsOfFp8LatentsHaveTheirOwnKernel) {
     }
     return std::string("none");
   };
-  EXPECT_EQ(chosen(16, 16, 64), "sm80_fp8");
-  EXPECT_EQ(chosen(1, 16, 64), "sm90_fp8");
+  EXPECT_EQ(chosen(16, 16, 64), "sm90_fp8_direct");
+  EXPECT_EQ(chosen(1, 32, 60), "sm90_fp8_direct");
   EXPECT_EQ(chosen(64, 128, 64), "sm90_fp8");
-  EXPECT_EQ(chosen(64, 128, 60), "sm80_fp8");
+  EXPECT_EQ(chosen(64, 128, 60), "sm90_fp8_direct");
 }
 
 // Arguments that the host can refuse.

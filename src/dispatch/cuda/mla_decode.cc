@@ -17,18 +17,18 @@ namespace {
 
 using KernelList = std::span<const MlaDecodeKernel* const>;
 
-const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90, &kMlaDecodeSm90Fp8,
-                                             &kMlaDecodeSm80Fp8, &kMlaDecodeSm80, &kMlaDecodePlain};
-// Over FP8 latents Hopper, too, is faster without converting the keys ahead of the products if
-// there are so few query rows of a sequence, and so many sequences that few are split: on an H200.
-constexpr int64_t kFewRows = 16, kManySeqs = 16;
-const MlaDecodeKernel* const kMlaDecodeFewRows[] = {
-    &kMlaDecodeSm90, &kMlaDecodeSm80Fp8, &kMlaDecodeSm90Fp8, &kMlaDecodeSm80, &kMlaDecodePlain};
+const MlaDecodeKernel* const kMlaDecode[] = {&kMlaDecodeSm90,          &kMlaDecodeSm90Fp8,
+                                             &kMlaDecodeSm90Fp8Direct, &kMlaDecodeSm80Fp8,
+                                             &kMlaDecodeSm80,          &kMlaDecodePlain};
+// Over FP8 latents Hopper is faster without converting the keys ahead of the products if there are
+// so few query rows of a sequence.
+constexpr int64_t kFewRows = 32;
+const MlaDecodeKernel* const kMlaDecodeFewRows[] = {&kMlaDecodeSm90,    &kMlaDecodeSm90Fp8Direct,
+                                                    &kMlaDecodeSm90Fp8, &kMlaDecodeSm80Fp8,
+                                                    &kMlaDecodeSm80,    &kMlaDecodePlain};
 
-KernelList KernelsFor(const MlaDecodeArgs& args, const CudaContext& context) {
-  // Kernels differ in rounding: in the batch-invariant mode the number of sequences has no say.
-  const bool many_seqs = context.batch_invariant || args.q.dim(0) >= kManySeqs;
-  const bool few_rows = args.q.dim(1) * args.q.dim(2) <= kFewRows && many_seqs;
+KernelList KernelsFor(const MlaDecodeArgs& args) {
+  const bool few_rows = args.q.dim(1) * args.q.dim(2) <= kFewRows;
   return few_rows ? KernelList(kMlaDecodeFewRows) : KernelList(kMlaDecode);
 }
 
@@ -45,8 +45,8 @@ struct Call {
 Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
   Call call;
   MLA_ASSIGN_OR_RETURN(call.device, CurrentDevice());
-  MLA_ASSIGN_OR_RETURN(call.kernel, Choose<MlaDecodeKernel>("mla_decode", KernelsFor(args, context),
-                                                            args, call.device, context));
+  MLA_ASSIGN_OR_RETURN(call.kernel, Choose<MlaDecodeKernel>("mla_decode", KernelsFor(args), args,
+                                                            call.device, context));
   const int64_t rows = args.q.dim(1) * args.q.dim(2);
   const int64_t tile = call.kernel->row_tile(args, call.device);
   const int64_t resident =
@@ -158,7 +158,7 @@ Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
 Result<KernelVerdicts> ExplainMlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
   MLA_RETURN_IF_ERROR(ValidateShapes(args));
   MLA_ASSIGN_OR_RETURN(const DeviceProperties device, CurrentDevice());
-  return Judge<MlaDecodeKernel>(KernelsFor(args, context), args, device, context);
+  return Judge<MlaDecodeKernel>(KernelsFor(args), args, device, context);
 }
 
 }  // namespace mla::cuda

@@ -80,7 +80,23 @@ __device__ __forceinline__ void NamedBarrierSync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// The same for threads that do not wait: they only let the others know.
+// Whether any of the threads that meet at the barrier says so; all lanes of their warps.
+__device__ __forceinline__ bool NamedBarrierAny(int id, int threads, bool mine) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred p, q;\n"
+      "setp.ne.u32 q, %3, 0;\n"
+      "bar.red.or.pred p, %1, %2, q;\n"
+      "selp.b32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(mine))
+      : "memory");
+  return any != 0;
+}
+
+// As NamedBarrierSync for threads that do not wait: they only let the others know.
 __device__ __forceinline__ void NamedBarrierArrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -175,6 +191,22 @@ __device__ __forceinline__ void StoreMatrix4(uint32_t shared, uint32_t a, uint32
                : "memory");
 }
 
+// As above, each matrix transposed.
+__device__ __forceinline__ void LoadMatrix4Transposed(uint32_t (&r)[4], uint32_t shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared)
+               : "memory");
+}
+
+__device__ __forceinline__ void StoreMatrix4Transposed(uint32_t shared, uint32_t a, uint32_t b,
+                                                       uint32_t c, uint32_t d) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+      "r"(a), "r"(b), "r"(c), "r"(d)
+      : "memory");
+}
+
 // ---- wgmma. D[64, N] (fp32, registers) += A[64, 16] B[16, N]; A from registers or shared memory,
 // B from shared memory. Registers of a product in flight must not be touched before WgmmaWait.
 
@@ -215,12 +247,39 @@ __device__ __forceinline__ void PinRegisters(float (&d)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
+// Keeps operands in their registers up to this point.
+template <int kCount>
+__device__ __forceinline__ void PinOperands(const uint32_t (&a)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(a[i]) : "memory");
+}
 
 // clang-format off
 #define MLA_ACC8(d, i)                                                                          \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
   "+f"(d[i + 6]), "+f"(d[i + 7])
 
+#define MLA_WGMMA_REGS_N16(TYPE)                                                                   \
+  asm volatile(                                                                                    \
+      "{\n"                                                                                        \
+      ".reg .pred p;\n"                                                                            \
+      "setp.ne.b32 p, %13, 0;\n"                                                                   \
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32." TYPE "." TYPE " "                              \
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11}, %12, p, 1, 1, 0;\n"                   \
+      "}\n"                                                                                        \
+      : MLA_ACC8(d, 0)                                                                             \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
+#define MLA_WGMMA_REGS_N32(TYPE)                                                                   \
+  asm volatile(                                                                                    \
+      "{\n"                                                                                        \
+      ".reg .pred p;\n"                                                                            \
+      "setp.ne.b32 p, %21, 0;\n"                                                                   \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE " "                              \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "                   \
+      "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n"                                                   \
+      "}\n"                                                                                        \
+      : MLA_ACC8(d, 0), MLA_ACC8(d, 8)                                                             \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 #define MLA_WGMMA_REGS_N64(TYPE)                                                                   \
   asm volatile(                                                                                    \
       "{\n"                                                                                        \
@@ -262,7 +321,7 @@ __device__ __forceinline__ void PinRegisters(float (&d)[kCount]) {
       : "l"(a), "l"(b), "r"(accumulate))
 // clang-format on
 
-// d (+)= A B with A from registers, B[16, 64] K-major.
+// d (+)= A B with A from registers, B[16, N] K-major.
 template <typename T>
 __device__ __forceinline__ void WgmmaRegs(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
                                           int32_t accumulate) {
@@ -270,6 +329,24 @@ __device__ __forceinline__ void WgmmaRegs(float (&d)[32], const uint32_t (&a)[4]
     MLA_WGMMA_REGS_N64("f16");
   } else {
     MLA_WGMMA_REGS_N64("bf16");
+  }
+}
+template <typename T>
+__device__ __forceinline__ void WgmmaRegs(float (&d)[16], const uint32_t (&a)[4], uint64_t b,
+                                          int32_t accumulate) {
+  if constexpr (std::is_same_v<T, __half>) {
+    MLA_WGMMA_REGS_N32("f16");
+  } else {
+    MLA_WGMMA_REGS_N32("bf16");
+  }
+}
+template <typename T>
+__device__ __forceinline__ void WgmmaRegs(float (&d)[8], const uint32_t (&a)[4], uint64_t b,
+                                          int32_t accumulate) {
+  if constexpr (std::is_same_v<T, __half>) {
+    MLA_WGMMA_REGS_N16("f16");
+  } else {
+    MLA_WGMMA_REGS_N16("bf16");
   }
 }
 
@@ -298,6 +375,8 @@ __device__ __forceinline__ void WgmmaSharedColumns(float (&d)[64], uint64_t a, u
 #undef MLA_WGMMA_SHARED_N128
 #undef MLA_WGMMA_SHARED_N64
 #undef MLA_WGMMA_REGS_N64
+#undef MLA_WGMMA_REGS_N32
+#undef MLA_WGMMA_REGS_N16
 #undef MLA_ACC8
 
 // ---- The share of the register file that the warps of a warpgroup have, per thread.

@@ -31,8 +31,10 @@ struct MlaDecodeKernel {
 
 // Hopper: wgmma and the tensor memory accelerator.
 extern const MlaDecodeKernel kMlaDecodeSm90;
-// The same over FP8 latents.
+// The same over FP8 latents: keys are converted to bf16 ahead of the products.
 extern const MlaDecodeKernel kMlaDecodeSm90Fp8;
+// Also over FP8 latents: codes become operands in registers, and few query rows are not padded.
+extern const MlaDecodeKernel kMlaDecodeSm90Fp8Direct;
 // mma.sync and cp.async: Ampere, Ada, and what came after without its own kernel.
 extern const MlaDecodeKernel kMlaDecodeSm80;
 // The same over FP8 latents.

@@ -49,7 +49,8 @@ struct Splits {
   __device__ float Lse(int i) const { return i < count ? lse[i * stride] : -INFINITY; }
 };
 
-// The greatest lse, and sum_i exp(lse_i - greatest): 0 where no split saw a key.
+// The greatest lse that is a number, else 0, and sum_i exp(lse_i - greatest): 0 where no split saw
+// a key, NaN where the lse of one is.
 struct Total {
   float most, sum;
 };
@@ -68,7 +69,7 @@ __device__ Total SumUp(const Splits& splits) {
     total.most = fmaxf(total.most, splits.Lse(i));
   }
   total.most = WarpMax(total.most);
-  if (total.most == -INFINITY) return total;
+  if (total.most == -INFINITY) total.most = 0;
 #pragma unroll
   for (int k = 0; k < kAhead; ++k) total.sum += expf(lse[k] - total.most);
   for (int i = lane + kAhead * kWarp; i < splits.count; i += kWarp) {
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads,
     if (group != 0) continue;
     const int32_t token = row / params.heads, head = row - token * params.heads;
     if (column < params.d_v) {
-      const float scale = total.sum > 0 ? 1 / total.sum : 0.0f;
+      const float scale = total.sum == 0 ? 0.0f : 1 / total.sum;
       StoreColumns(static_cast<T*>(params.out) + item.seq * params.out_stride_seq +
                        token * params.out_stride_token + head * params.out_stride_head + column,
                    float4{sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale},
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads,
     if (params.lse != nullptr && column == 0) {
       params.lse[item.seq * params.lse_stride_seq + token * params.lse_stride_token +
                  head * params.lse_stride_head] =
-          total.sum > 0 ? total.most + logf(total.sum) : -INFINITY;
+          total.sum == 0 ? -INFINITY : total.most + logf(total.sum);
     }
   }
 #if __CUDA_ARCH__ >= 900

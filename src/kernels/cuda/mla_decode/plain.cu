@@ -118,7 +118,8 @@ __device__ void Softmax(int32_t keys, const Rows& rows, const Shared& shared) {
   for (int d = kWarp / 2; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(kAll, most, d));
   float sum = 0;
   for (int i = lane; i < keys; i += kWarp) {
-    const float p = most == -INFINITY ? 0.0f : expf(score[i] - most);
+    // Of a row that saw nothing; the difference from a NaN is a NaN.
+    const float p = score[i] == -INFINITY ? 0.0f : expf(score[i] - most);
     score[i] = p;
     sum += p;
   }
@@ -158,7 +159,7 @@ __device__ void StoreRows(const MlaDecodeParams& params, const WorkItem& item, c
   const int64_t all_rows = int64_t{params.s_q} * params.heads;
   for (int32_t i = threadIdx.x; i < rows.count * params.d_v; i += kThreads) {
     const int32_t r = i / params.d_v, d = i % params.d_v, row = rows.first + r;
-    const float value = shared.sum[r] > 0 ? shared.acc[i] / shared.sum[r] : 0.0f;
+    const float value = shared.sum[r] == 0 ? 0.0f : shared.acc[i] / shared.sum[r];
     if (item.slot >= 0) {
       params.part_out[(item.slot * all_rows + row) * PartPitch(params.d_v) + d] = value;
     } else {
@@ -170,7 +171,7 @@ __device__ void StoreRows(const MlaDecodeParams& params, const WorkItem& item, c
   }
   if (threadIdx.x >= rows.count) return;
   const int32_t r = threadIdx.x, row = rows.first + r;
-  const float lse = shared.sum[r] > 0 ? shared.most[r] + logf(shared.sum[r]) : -INFINITY;
+  const float lse = shared.sum[r] == 0 ? -INFINITY : shared.most[r] + logf(shared.sum[r]);
   if (item.slot >= 0) {
     params.part_lse[item.slot * all_rows + row] = lse;
   } else if (params.lse != nullptr) {

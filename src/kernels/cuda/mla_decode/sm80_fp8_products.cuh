@@ -1,13 +1,4 @@
 // The matrix products of the Ampere kernel over FP8 latents, as one warp does its share of them.
-//
-// Values: a code of e4m3, its sign moved to the top and the rest to the exponent's lower end, is a
-// number of bf16 times 2^-120, exactly, subnormal ones too. That takes three instructions for two
-// codes. P times scale is raised halfway to meet it (kMeet): sums then stay in the range of fp32
-// whatever the scales are, within reason.
-//
-// Keys: fp16, to which there is an instruction from compute capability 8.9 on; before that a code's
-// bits are a number of fp16 times 2^-8. Q becomes fp16 after a power of two for each row, so that
-// nothing of it is lost. A code of NaN is NaN from 8.9 on, and else reads as 480.
 #ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_PRODUCTS_CUH_
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM80_FP8_PRODUCTS_CUH_
 
@@ -17,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/fp8_codes.cuh"
 #include "kernels/cuda/mla_decode/params.h"
 #include "kernels/cuda/mla_decode/sm80_fp8.h"
 #include "kernels/cuda/mla_decode/sm80_products.cuh"
@@ -24,30 +16,9 @@
 
 namespace mla::cuda::sm80 {
 
-// Codes as numbers of T: T(code) * 2^(-kBelow).
-template <typename T>
-struct CodeFormat;
-template <>
-struct CodeFormat<__nv_bfloat16> {
-  static constexpr int kShift = 4, kBelow = 120;
-  static constexpr uint32_t kMask = 0x87f087f0u;
-};
-template <>
-struct CodeFormat<__half> {
-  static constexpr int kShift = 7, kBelow = 8;
-  static constexpr uint32_t kMask = 0xbf80bf80u;
-};
-
-// 2^exponent, of a normal number.
-constexpr float PowerOfTwo(int exponent) {
-  float power = 1;
-  for (; exponent > 0; --exponent) power *= 2;
-  for (; exponent < 0; ++exponent) power /= 2;
-  return power;
-}
-
-// How far P times scale is raised to meet values of bf16: scales may be from 2^-56 to 2^58 before
-// anything is lost. And how far below its value the output is then.
+// Keys are fp16 and values bf16 (fp8_codes.cuh). P times scale is raised halfway to meet values, so
+// that sums stay in the range of fp32 whatever the scales are, within reason: scales may be from
+// 2^-56 to 2^58 before anything is lost. And how far below its value the output is then.
 inline constexpr int kMeet = CodeFormat<__nv_bfloat16>::kBelow / 2;
 inline constexpr int kOutputBelow = CodeFormat<__nv_bfloat16>::kBelow - kMeet;
 
@@ -99,49 +70,9 @@ struct Fp8Shape {
   static constexpr float kProbFactor = PowerOfTwo(kMeet);
 };
 
-// Two bytes of (low, high), 0 to 7, of which kFirst becomes the first. The byte above each is made
-// copies of its sign, from where the shift takes one to the top.
-template <typename T, int kFirst, int kSecond>
-__device__ __forceinline__ uint32_t CodePair(uint32_t low, uint32_t high) {
-  constexpr uint32_t kSelect = kFirst | (kFirst + 8) << 4 | kSecond << 8 | (kSecond + 8) << 12;
-  uint32_t bytes;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "n"(kSelect));
-  return bytes << CodeFormat<T>::kShift & CodeFormat<T>::kMask;
-}
-
-// Four codes as two pairs of fp16, below their values by kKeysBelow.
-#if __CUDA_ARCH__ >= 890
-inline constexpr int kKeysBelow = 0;
-__device__ __forceinline__ void KeyPairs(uint32_t codes, uint32_t (&pairs)[2]) {
-  asm("{\n"
-      ".reg .b16 low, high;\n"
-      "mov.b32 {low, high}, %2;\n"
-      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
-      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
-      "}\n"
-      : "=r"(pairs[0]), "=r"(pairs[1])
-      : "r"(codes));
-}
-#else
-inline constexpr int kKeysBelow = CodeFormat<__half>::kBelow;
-__device__ __forceinline__ void KeyPairs(uint32_t codes, uint32_t (&pairs)[2]) {
-  pairs[0] = CodePair<__half, 0, 1>(codes, codes);
-  pairs[1] = CodePair<__half, 2, 3>(codes, codes);
-}
-#endif
-
 template <typename V>
 __device__ __forceinline__ V LoadAt(const char* base, int offset) {
   return *reinterpret_cast<const V*>(base + offset);
-}
-
-template <typename T>
-__device__ __forceinline__ float2 UnpackPair(uint32_t pair) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
-  } else {
-    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
-  }
 }
 
 // A warp's slice of Q as fragments of MultiplyAdd's a: its group as fp16, and its quarter of q_pe
@@ -188,21 +119,19 @@ struct Fp8Queries {
 
  private:
   static constexpr int kVectors = S::kCodeSteps / 2;
-  static constexpr int kLargest = 14;  // numbers of fp16 are made less than 2^(this + 1)
 
   __device__ __forceinline__ void SetCodes(const uint4 (&vectors)[kVectors], int half) {
     float most = 0;
 #pragma unroll
     for (const uint4& v : vectors) {
-      most = fmaxf(fmaxf(most, Most(v.x)), fmaxf(Most(v.y), fmaxf(Most(v.z), Most(v.w))));
+      most = fmaxf(fmaxf(most, MostOfPair<T>(v.x)),
+                   fmaxf(MostOfPair<T>(v.y), fmaxf(MostOfPair<T>(v.z), MostOfPair<T>(v.w))));
     }
 #pragma unroll
     for (int d = 1; d <= 2; d *= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
-    // Of fp32 numbers: exponents of both powers stay normal.
-    constexpr int kBias = 127, kLeast = 20, kGreatest = 254;
-    const int exponent = min(max(__float_as_int(most) >> 23, kLeast), kGreatest);
-    const float by = __int_as_float((kLargest + 2 * kBias - exponent) << 23);
-    factors[half] = __int_as_float((exponent - kLargest + kKeysBelow) << 23);
+    const QueryFactors powers(most);
+    const float by = powers.up;
+    factors[half] = powers.down;
     uint32_t(&fragments)[S::kCodeSteps][4] = codes[half / 2];
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -211,10 +140,6 @@ struct Fp8Queries {
       fragments[2 * i + 1][half % 2] = Times(vectors[i].z, by);
       fragments[2 * i + 1][half % 2 + 2] = Times(vectors[i].w, by);
     }
-  }
-  static __device__ __forceinline__ float Most(uint32_t pair) {
-    const float2 v = UnpackPair<T>(pair);
-    return fmaxf(fabsf(v.x), fabsf(v.y));
   }
   static __device__ __forceinline__ uint32_t Times(uint32_t pair, float by) {
     const float2 v = UnpackPair<T>(pair);

@@ -26,11 +26,12 @@ class RowTotals {
     for (int d = kThreadsPerRow / 2; d > 0; d /= 2) sum_ += __shfl_xor_sync(0xffffffffu, sum_, d);
   }
 
-  // After Finish: what the output is to be multiplied by, and the row's lse.
-  __device__ float normaliser() const { return sum_ > 0 ? 1.0f / sum_ : 0.0f; }
+  // After Finish: what the output is to be multiplied by, and the row's lse. A sum of NaN is no
+  // empty row's.
+  __device__ float normaliser() const { return sum_ == 0 ? 0.0f : 1.0f / sum_; }
   __device__ float lse() const {
     constexpr float kLn2 = 0.693147180559945309f;
-    return sum_ > 0 ? (max_ + log2f(sum_)) * kLn2 : -INFINITY;
+    return sum_ == 0 ? -INFINITY : (max_ + log2f(sum_)) * kLn2;
   }
 
  protected:

@@ -55,7 +55,7 @@ cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, TensorMaps* maps) 
 
 template <typename S, typename T>
 cudaError_t LaunchAs(const MlaDecodeParams& params, const TensorMaps& maps, cudaStream_t stream) {
-  return sm90::LaunchKernel<sm90::Kernel<S, T>>(params, maps,
+  return sm90::LaunchKernel<sm90::Kernel<S, T>>(params, maps, sm90::kRowTile,
                                                 sm90::SharedBytes<sm90::SharedMemory<S>>(), stream);
 }
 

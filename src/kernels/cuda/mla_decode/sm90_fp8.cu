@@ -107,7 +107,7 @@ cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stre
   if (error != cudaSuccess) return error;
   error = sm90::EncodeQueries(params, dtype, &maps);
   if (error != cudaSuccess) return error;
-  return sm90::LaunchKernel<sm90::Fp8Kernel>(params, maps, kSharedBytes, stream);
+  return sm90::LaunchKernel<sm90::Fp8Kernel>(params, maps, sm90::kRowTile, kSharedBytes, stream);
 }
 
 }  // namespace

@@ -41,11 +41,12 @@ bool IsAligned(const ConstTensor& tensor);
 // As many tokens of a page as divide a block of keys, and the boxes of a block.
 void SetKeyBoxes(const MlaDecodeParams& params, TensorMaps* maps);
 
-// One thread block for each row tile and part. Its start overlaps the end of the kernel before it.
-// The shared memory of a kernel has to be asked for once on each device.
-template <auto kKernel, typename Maps>
-cudaError_t LaunchKernel(const MlaDecodeParams& params, const Maps& maps, size_t shared_bytes,
-                         cudaStream_t stream) {
+// One thread block for each tile of `row_tile` rows and part, given `more` beside the parameters.
+// Its start overlaps the end of the kernel before it. The shared memory of a kernel has to be asked
+// for once on each device.
+template <auto kKernel, typename More>
+cudaError_t LaunchKernel(const MlaDecodeParams& params, const More& more, int row_tile,
+                         size_t shared_bytes, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
   static std::array<std::atomic<bool>, kMaxDevices> raised{};
   int device = 0;
@@ -56,7 +57,7 @@ cudaError_t LaunchKernel(const MlaDecodeParams& params, const Maps& maps, size_t
     if (error != cudaSuccess) return error;
     if (device < kMaxDevices) raised[device] = true;
   }
-  const int64_t tiles = (int64_t{params.s_q} * params.heads + kRowTile - 1) / kRowTile;
+  const int64_t tiles = (int64_t{params.s_q} * params.heads + row_tile - 1) / row_tile;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(params.num_parts));
   config.blockDim = dim3(kThreads);
@@ -67,7 +68,7 @@ cudaError_t LaunchKernel(const MlaDecodeParams& params, const Maps& maps, size_t
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kKernel, params, maps);
+  return cudaLaunchKernelEx(&config, kKernel, params, more);
 }
 
 // The shared memory of a thread block that has `Memory`, aligned.

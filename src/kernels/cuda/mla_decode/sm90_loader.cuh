@@ -8,16 +8,16 @@
 
 namespace mla::cuda::sm90 {
 
-// Where the keys of a work item lie. A box is `key_rows` tokens, all of one page; the lanes of the
-// warp know 32 of them at a time, from a multiple of the boxes of a block on.
+// Where the keys of a work item lie. A box is `box_tokens` tokens, all of one page; the lanes of
+// the warp know 32 of them at a time, from a multiple of the boxes that are loaded together on.
 class KeyBoxes {
  public:
   struct Box {
     int page, row;
   };
 
-  __device__ __forceinline__ KeyBoxes(const MlaDecodeParams& params, const TensorMaps& maps)
-      : params_(params), maps_(maps), lane_(static_cast<int>(threadIdx.x) % kWarp) {}
+  __device__ __forceinline__ KeyBoxes(const MlaDecodeParams& params, int box_tokens)
+      : params_(params), box_tokens_(box_tokens), lane_(static_cast<int>(threadIdx.x) % kWarp) {}
 
   __device__ __forceinline__ void BeginItem() { known_any_ = false; }
 
@@ -30,7 +30,7 @@ class KeyBoxes {
     if (known_any_ && box >= first_ && box - first_ < kWarp) return;
     known_any_ = true;
     first_ = box;
-    const int token = (box + lane_) * maps_.key_rows;
+    const int token = (box + lane_) * box_tokens_;
     const int index = token / params_.page_size;
     mine_.row = token - index * params_.page_size;
     mine_.page = params_.num_pages;
@@ -45,7 +45,7 @@ class KeyBoxes {
 
  private:
   const MlaDecodeParams& params_;
-  const TensorMaps& maps_;
+  const int box_tokens_;
   const int lane_;
   bool known_any_ = false;
   int first_ = 0;  // of lane 0
@@ -75,7 +75,7 @@ class Loader {
         maps_(maps),
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % kWarp),
-        boxes_(params, maps) {}
+        boxes_(params, maps.key_rows) {}
 
   __device__ __forceinline__ void Run() {
     // Everything waits for this: the first item is read together with its place.

@@ -262,16 +262,17 @@ class Merger {
         most = fmaxf(most, to[i]);
       }
       most = WarpMax(most);
+      if (most == -INFINITY) most = 0;  // nothing was seen, or NaNs alone
       float sum = 0;
-      for (int i = lane; i < share.slots && most > -INFINITY; i += kWarp) {
+      for (int i = lane; i < share.slots; i += kWarp) {
         to[i] = expf(to[i] - most);
         sum += to[i];
       }
       sum = WarpSum(sum);
-      const float inverse = sum > 0 ? 1 / sum : 0.0f;
-      for (int i = lane; i < share.slots; i += kWarp) to[i] = sum > 0 ? to[i] * inverse : 0.0f;
+      const float inverse = sum == 0 ? 0.0f : 1 / sum;
+      for (int i = lane; i < share.slots; i += kWarp) to[i] *= inverse;
       if (lane == 0 && row * kRowWords >= share.first) {
-        StoreLse(share.seq, row, sum > 0 ? most + logf(sum) : -INFINITY);
+        StoreLse(share.seq, row, sum == 0 ? -INFINITY : most + logf(sum));
       }
     }
     Sync();

@@ -230,13 +230,13 @@ class Scores {
       sum_[half] = QuadSum(sum_[half]);
       if (Lane() % 4 == 0) {
         shared_.inverse[block_.slot][Row() + half * 8] =
-            sum_[half] > 0 ? __fdividef(1.0f, sum_[half]) : 0.0f;
+            sum_[half] == 0 ? 0.0f : __fdividef(1.0f, sum_[half]);
       }
     }
   }
 
   __device__ __forceinline__ void StoreLse(int item, int half) const {
-    const float lse = sum_[half] > 0 ? (max_[half] + log2f(sum_[half])) * kLn2 : -INFINITY;
+    const float lse = sum_[half] == 0 ? -INFINITY : (max_[half] + log2f(sum_[half])) * kLn2;
     const int row = static_cast<int>(blockIdx.x) * kRowTile + Row() + half * 8;
     if (Lane() % 4 != 0 || row >= params_.s_q * params_.heads) return;
     const Work work = LoadWork(params_, item);
