@@ -25,10 +25,11 @@
 
 namespace mla::cuda::sm90::direct {
 
-// Registers per thread of the warpgroups, 512 in all.
+// Registers per thread of the warpgroups: with more than there are in all, they wait for ever.
 inline constexpr int kFp8LoaderRegisters = 32;
 inline constexpr int kFp8ScoreRegisters = 144;
 inline constexpr int kFp8ValueRegisters = 168;
+static_assert(kFp8LoaderRegisters + kFp8ScoreRegisters + 2 * kFp8ValueRegisters <= 512);
 
 // Values times scales are this many powers of two below what they stand for: codes are 120 below
 // when they have become bf16, and scales are raised by the rest. Scales may be up to 2^39.
