@@ -69,7 +69,7 @@ class Scores {
     while (true) {
       float s[32];
       Multiply(q, s);
-      WarpArrive(shared_.scored[block_.slot]);
+      if constexpr (!S::kConverted) WarpArrive(shared_.scored[block_.slot]);
       if (block >= first_masked) Mask(item, block, s);
       Softmax(s);
       const bool last = ++block == end;
@@ -138,7 +138,7 @@ class Scores {
       WarpArrive(shared_.pair_freed[first.Plus(pair).slot]);
     }
     WarpArrive(shared_.rest_freed[block_.slot], 2);  // in place of the values' eight warps
-    WarpArrive(shared_.scored[block_.slot]);
+    if constexpr (!S::kConverted) WarpArrive(shared_.scored[block_.slot]);
     WarpArrive(shared_.softmaxed[block_.slot]);
     block_ = block_.Plus(1);
   }

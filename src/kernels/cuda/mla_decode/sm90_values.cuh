@@ -42,8 +42,11 @@ class Values {
       valid = work.kv_len - work.first * kBlockTokens;
     }
     BarrierWait(SharedAddress(&shared_.softmaxed[block_.slot]), block_.parity);  // the queries
-    if (half_ == 0) WarpArrive(shared_.ahead[block_.slot]);
+    if (S::kValuePairs == 2 && half_ == 0) WarpArrive(shared_.ahead[block_.slot]);
+    WaitForHalf();
+    WaitForScores(block_);
     Advance();
+    WaitForScores(block_);
     bool begun = false;
     while (true) {
       if (valid < kBlockTokens) ClearRowsFrom(valid);
@@ -51,14 +54,9 @@ class Values {
       if (begun) Rescale(o);
       // The scores of the next block come first, unless keys are converted: the products here then
       // cover their softmax.
-      if (!S::kConverted && blocks > 1) {
-        const BlockPosition<S> next = block_.Plus(1);
-        BarrierWait(SharedAddress(&shared_.scored[next.slot]), next.parity);
-      }
+      if (blocks > 1) WaitForScores(block_.Plus(1));
       // The first half goes ahead by one pair, which the loader waits for.
-      if (S::kValuePairs == 2 && half_ == 1) {
-        BarrierWait(SharedAddress(&shared_.ahead[block_.slot]), block_.parity);
-      }
+      WaitForHalf();
       Multiply(o, begun);
       const bool last = --blocks == 0;
       if (last) {
@@ -70,6 +68,17 @@ class Values {
       valid -= kBlockTokens;
       begun = true;
     }
+  }
+
+  // Every phase of a barrier is waited for, also where it is known to have passed: synccheck asks
+  // for that.
+  __device__ __forceinline__ void WaitForScores(const BlockPosition<S>& block) const {
+    if constexpr (S::kConverted) return;
+    BarrierWait(SharedAddress(&shared_.scored[block.slot]), block.parity);
+  }
+  __device__ __forceinline__ void WaitForHalf() const {
+    if (S::kValuePairs != 2 || half_ == 0) return;
+    BarrierWait(SharedAddress(&shared_.ahead[block_.slot]), block_.parity);
   }
 
   // To the next block: past all its pairs. (The next two here are this warpgroup's.)
