@@ -22,7 +22,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef MLA_SANITIZED
 constexpr bool kMemoryCanBeLimited = false;  // the sanitizer's own takes terabytes of addresses
 #else
 constexpr bool kMemoryCanBeLimited = true;

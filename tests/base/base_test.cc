@@ -165,7 +165,7 @@ TEST(ThreadPool, WhatATaskThrowsReachesTheCaller) {
   }
 }
 
-#ifndef __SANITIZE_ADDRESS__  // whose own memory takes terabytes of addresses
+#ifndef MLA_SANITIZED  // whose own memory takes terabytes of addresses
 // In a process of its own, whose memory does not hold the stacks of all threads.
 TEST(ThreadPool, RunsWithTheThreadsThatThereAre) {
   const auto run = [] {
