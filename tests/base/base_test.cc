@@ -175,11 +175,11 @@ TEST(ThreadPool, RunsWithTheThreadsThatThereAre) {
       if (std::fscanf(statm, "%ld", &pages) != 1) pages = 0;
       std::fclose(statm);
     }
-    const rlim_t bytes = static_cast<rlim_t>(pages) * ::sysconf(_SC_PAGESIZE) + (rlim_t{100} << 20);
+    const rlim_t bytes = static_cast<rlim_t>(pages) * ::sysconf(_SC_PAGESIZE) + (rlim_t{200} << 20);
     const struct rlimit limit { bytes, bytes };
     if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
     // qemu's user mode takes a limit and does not keep to it: nothing to be seen there.
-    if (::mmap(nullptr, size_t{200} << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
+    if (::mmap(nullptr, size_t{400} << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
         MAP_FAILED) {
       return 0;
     }
