@@ -9,12 +9,6 @@
 
 namespace mla {
 
-namespace {
-
-constexpr size_t kMostBytes = size_t{16} << 20;
-
-}  // namespace
-
 Result<ConfigSource> ReadConfigSource(const std::string& name) {
   struct stat info;
   if (::stat(name.c_str(), &info) == 0) {
@@ -22,7 +16,7 @@ Result<ConfigSource> ReadConfigSource(const std::string& name) {
     if (S_ISDIR(info.st_mode)) {
       MLA_ASSIGN_OR_RETURN(source.config, ReadConfigFile(name));
     } else {
-      MLA_ASSIGN_OR_RETURN(const std::string text, ReadFileOrPipe(name, kMostBytes));
+      MLA_ASSIGN_OR_RETURN(const std::string text, ReadFileOrPipe(name, JsonLimits().max_bytes));
       MLA_ASSIGN_OR_RETURN(source.config, ParseJson(text, name));
     }
     return source;

@@ -91,7 +91,7 @@ struct GqaArgs {
 // Combines attention over disjoint parts of the keys: for each row,
 //   lse = log sum_p exp(lse_p),  out = sum_p exp(lse_p - lse) out_p.
 // Parts with lse_p = -inf do not count, whatever their out holds (NaN included); if none counts,
-// out = 0 and lse = -inf. out may alias one of the parts.
+// out = 0 and lse = -inf. A NaN among the lse_p makes both NaN. out may alias one of the parts.
 struct MergeArgs {
   ConstTensor part_out;  // [parts, tokens, heads, d_v] f32
   ConstTensor part_lse;  // [parts, tokens, heads] f32

@@ -56,7 +56,8 @@ inline constexpr int kFp8LatentGroup = 128;
 // the caller.
 //   score_ij = scale * q_i . [c_kv_j ; k_pe_j],   out_i = sum_j softmax(score)_ij c_kv_j
 // With causal, query token i of s_q sees keys j <= kv_len - s_q + i; without, all of them. A row
-// with nothing to attend to gives out = 0 and lse = -inf. Memory that holds no token of a sequence
+// with nothing to attend to gives out = 0 and lse = -inf. A NaN in q, or in a key that it sees,
+// makes both NaN; codes of FP8 latents are always numbers. Memory that holds no token of a sequence
 // (pages not used, the end of the last page, the rest of a page table row) is never used in
 // arithmetic. Lengths are on the device and so cannot be checked by the host: a length past what a
 // page table row holds is cut to it, and a page id outside the cache is the caller's error.

@@ -184,6 +184,14 @@ TEST(AttentionInvarianceTest, MergedHalvesAreTheWhole) {
   ASSERT_TRUE(merge().ok());
   EXPECT_EQ(FindMismatch(merged, whole, ToleranceFor(Operator::kMlaAbsorbed, ComputeMode::kF32)),
             "");
+  part_lse[kLse] = kNaN;  // of one row, in the second part
+  const AttentionResult before = merged;
+  ASSERT_TRUE(merge().ok());
+  for (int row = 0; row < kLse; ++row) {
+    EXPECT_TRUE(row == 0 ? std::isnan(merged.lse[row]) : merged.lse[row] == before.lse[row]);
+    const float first = merged.out[row * kRank];
+    EXPECT_TRUE(row == 0 ? std::isnan(first) : first == before.out[row * kRank]);
+  }
   std::fill(part_lse.begin(), part_lse.end(), kMinusInf);
   ASSERT_TRUE(merge().ok());
   for (float x : merged.out) EXPECT_EQ(x, 0);

@@ -1,6 +1,7 @@
 // Every attention kernel against the reference, on every instruction set of the machine.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -194,6 +195,31 @@ TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
               "cache must be i8");
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_vnni", ComputeMode::kF32)),
               "compute must be bf16");
+  }
+}
+
+TEST_F(AttentionKernelsTest, Int8LatentsGoToTheIntegerKernel) {
+  if (!HasVnni()) GTEST_SKIP() << "needs AVX512_VNNI and AVX512_BF16";
+  const Int8LatentLayout layout{128, 64};
+  const std::vector<char> page(layout.bytes());
+  const int32_t cu_q[] = {0, 1}, kv_len = 1, page_id = 0;
+  for (const int32_t heads : {1, 16, 128}) {
+    const std::vector<float> q(heads * (128 + 64));
+    std::vector<float> out(heads * 128);
+    MlaAbsorbedArgs args;
+    args.q = ConstTensor(q.data(), DType::kF32, {1, heads, 128 + 64});
+    args.cache = ConstTensor(page.data(), DType::kI8, {1, 1, layout.bytes()});
+    args.batch = {1, cu_q, &kv_len, &page_id, 1, 1};
+    args.kv_lora_rank = 128;
+    args.scale = 1;
+    args.out = Tensor(out.data(), DType::kF32, {1, heads, 128});
+    const Result<KernelVerdicts> verdicts =
+        ExplainMlaAbsorbed(args, MakeContext("", ComputeMode::kBF16));
+    ASSERT_TRUE(verdicts.ok()) << verdicts.message();
+    const auto chosen = std::find_if(verdicts->begin(), verdicts->end(),
+                                     [](const KernelVerdict& v) { return v.refusal.empty(); });
+    ASSERT_NE(chosen, verdicts->end());
+    EXPECT_EQ(chosen->kernel, "cpu_avx512_vnni") << heads;
   }
 }
 

@@ -3,25 +3,11 @@
 #include "model/families/registry.h"
 
 namespace mla {
-namespace {
-
-constexpr MoeDefaults kMoe = {.topk_method = "noaux_tc",
-                              .scoring_func = "sigmoid",
-                              .num_experts = 256,
-                              .num_shared = 1,
-                              .num_groups = 8,
-                              .topk_groups = 4,
-                              .first_moe = 3,
-                              .normalize = true,
-                              .scaling = 2.5};
-
-}  // namespace
-
 Result<ModelSpec> ReadDeepseekV3(const ConfigReader& config) {
   MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config, {.max_positions = 4096}));
   MLA_ASSIGN_OR_RETURN(const RopePairing pairing, ReadPairing(config));
   MLA_ASSIGN_OR_RETURN(const MlaSpec mla, ReadMla(config, pairing, {.q_lora_rank = 1536}));
-  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, kMoe));
+  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, kDeepseekV3Moe));
   return spec;
 }
 

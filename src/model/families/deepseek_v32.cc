@@ -4,26 +4,12 @@
 #include "model/families/registry.h"
 
 namespace mla {
-namespace {
-
-constexpr MoeDefaults kMoe = {.topk_method = "noaux_tc",
-                              .scoring_func = "sigmoid",
-                              .num_experts = 256,
-                              .num_shared = 1,
-                              .num_groups = 8,
-                              .topk_groups = 4,
-                              .first_moe = 3,
-                              .normalize = true,
-                              .scaling = 2.5};
-
-}  // namespace
-
 Result<ModelSpec> ReadDeepseekV32(const ConfigReader& config) {
   MLA_ASSIGN_OR_RETURN(ModelSpec spec, ReadBase(config, {.max_positions = 163840}));
   MLA_ASSIGN_OR_RETURN(MlaSpec mla,
                        ReadMla(config, RopePairing::kInterleaved, {.q_lora_rank = 1536}));
   MLA_ASSIGN_OR_RETURN(mla.indexer, ReadIndexer(config, mla, RopePairing::kHalves));
-  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, kMoe));
+  MLA_ASSIGN_OR_RETURN(spec.layers, ReadDeepseekLayers(config, mla, kDeepseekV3Moe));
   return spec;
 }
 

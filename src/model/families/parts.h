@@ -81,6 +81,17 @@ struct MoeDefaults {
   double scaling;
 };
 
+// V3's, which V3.2 has as well.
+inline constexpr MoeDefaults kDeepseekV3Moe = {.topk_method = "noaux_tc",
+                                               .scoring_func = "sigmoid",
+                                               .num_experts = 256,
+                                               .num_shared = 1,
+                                               .num_groups = 8,
+                                               .topk_groups = 4,
+                                               .first_moe = 3,
+                                               .normalize = true,
+                                               .scaling = 2.5};
+
 // DeepSeek's mixture of experts: the routing of topk_method (greedy, group_limited_greedy,
 // noaux_tc) and scoring_func. Null: no shared experts, no groups.
 Result<MoeSpec> ReadMoe(const ConfigReader& config, const MoeDefaults& defaults);
