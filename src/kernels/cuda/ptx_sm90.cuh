@@ -47,6 +47,21 @@ __device__ __forceinline__ void BarrierArriveExpectBytes(uint32_t barrier, uint3
                : "memory");
 }
 
+// Whether the phase is complete.
+__device__ __forceinline__ bool BarrierTest(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 // Whether the phase is complete; may first sleep for a short time.
 __device__ __forceinline__ bool BarrierTryWait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
@@ -389,6 +404,30 @@ __device__ __forceinline__ void RaiseRegisters() {
 template <int kRegisters>
 __device__ __forceinline__ void LowerRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// ---- Stores of 16 bytes where `real` holds, without a branch, at which every one of them would
+// wait for the shuffles before it.
+
+__device__ __forceinline__ void StoreIf(bool real, float* to, float a, float b, float c, float d) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %5, 0;\n"
+      "@p st.global.v4.f32 [%0], {%1, %2, %3, %4};\n"
+      "}\n" ::"l"(to),
+      "f"(a), "f"(b), "f"(c), "f"(d), "r"(static_cast<int>(real))
+      : "memory");
+}
+__device__ __forceinline__ void StoreIf(bool real, void* to, const uint32_t (&words)[4]) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %5, 0;\n"
+      "@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n"
+      "}\n" ::"l"(to),
+      "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(static_cast<int>(real))
+      : "memory");
 }
 
 // ---- Overlap of kernels that follow each other in a stream (programmatic dependent launch).

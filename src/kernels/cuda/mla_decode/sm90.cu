@@ -9,7 +9,7 @@
 namespace mla::cuda {
 namespace {
 
-using sm90::TensorMaps;
+using sm90::KeyTensorMaps;
 
 bool IsCompiled(int64_t d_k, int64_t d_v) {
   return (d_k == 576 && d_v == 512) || (d_k == 512 && d_v == 512) || (d_k == 320 && d_v == 256) ||
@@ -41,7 +41,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
 int32_t RowTile(const MlaDecodeArgs&, const DeviceProperties&) { return sm90::kRowTile; }
 int32_t BlocksPerSm(const MlaDecodeArgs&, const DeviceProperties&) { return 1; }
 
-cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, TensorMaps* maps) {
+cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, sm90::KeyTensorMaps* maps) {
   constexpr uint64_t kElementBytes = 2;
   sm90::SetKeyBoxes(p, maps);
   sm90::TensorShape<3> shape;
@@ -50,24 +50,34 @@ cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, TensorMaps* maps) 
                    uint64_t(p.cache_stride_page) * kElementBytes};
   shape.box_columns = sm90::kTileColumns;
   shape.box_rows = static_cast<uint32_t>(maps->key_rows);
-  return sm90::Encode(&maps->keys, p.cache, dtype, shape);
+  const cudaError_t error = sm90::Encode(&maps->keys, p.cache, dtype, shape);
+  if (error != cudaSuccess || maps->key_boxes != 1) return error;
+  sm90::TensorShape<4> pairs;
+  pairs.dims = {sm90::kTileColumns, uint64_t(p.page_size), uint64_t(p.d_v / sm90::kTileColumns),
+                uint64_t(p.num_pages)};
+  pairs.strides = {shape.strides[0], sm90::kTileRowBytes, shape.strides[1]};
+  pairs.box_columns = sm90::kTileColumns;
+  pairs.box_rows = shape.box_rows;
+  pairs.box_planes = 2;
+  return sm90::Encode(&maps->key_pairs, p.cache, dtype, pairs);
 }
 
 template <typename S, typename T>
-cudaError_t LaunchAs(const MlaDecodeParams& params, const TensorMaps& maps, cudaStream_t stream) {
+cudaError_t LaunchAs(const MlaDecodeParams& params, const KeyTensorMaps& maps,
+                     cudaStream_t stream) {
   return sm90::LaunchKernel<sm90::Kernel<S, T>>(params, maps, sm90::kRowTile,
                                                 sm90::SharedBytes<sm90::SharedMemory<S>>(), stream);
 }
 
 template <typename S>
-cudaError_t LaunchShape(const MlaDecodeParams& params, DType dtype, const TensorMaps& maps,
+cudaError_t LaunchShape(const MlaDecodeParams& params, DType dtype, const KeyTensorMaps& maps,
                         cudaStream_t stream) {
   return dtype == DType::kBF16 ? LaunchAs<S, __nv_bfloat16>(params, maps, stream)
                                : LaunchAs<S, __half>(params, maps, stream);
 }
 
 cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stream) {
-  TensorMaps maps;
+  KeyTensorMaps maps = {};
   if (const cudaError_t error = EncodeKeys(params, dtype, &maps); error != cudaSuccess) {
     return error;
   }

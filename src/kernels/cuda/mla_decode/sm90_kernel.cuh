@@ -33,7 +33,7 @@ __device__ __forceinline__ void InitBarriers(SharedMemory<S>& shared) {
 template <typename S, typename T>
 __global__ void __launch_bounds__(kThreads, 1)
     Kernel(const __grid_constant__ MlaDecodeParams params,
-           const __grid_constant__ TensorMaps maps) {
+           const __grid_constant__ KeyTensorMaps maps) {
 #if defined(MLA_CUDA_HAS_SM90A)
   extern __shared__ uint8_t dynamic[];
   const uint32_t misaligned = SharedAddress(dynamic) % kSharedAlignment;
@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     PrefetchTensorMap(&maps.queries);
     PrefetchTensorMap(&maps.keys);
+    PrefetchTensorMap(&maps.key_pairs);
     InitBarriers(shared);
     shared.merge.all_started = shared.merge.ending = 0;
   }
@@ -54,11 +55,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (warpgroup == 0) {
     LowerRegisters<kLoaderRegisters>();
-    if (threadIdx.x < kWarp) {
-      Loader<S>(params, maps, shared).Run();
-    } else if (threadIdx.x < 2 * kWarp) {
-      StartWatch<S>(params, shared).Run();
-    }
+    // The loaders are done some blocks ahead of the others: one of them then watches.
+    StartWatch<S> watch(params, shared);
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarp, 0);
+    if (warp == 0) watch.Begin();
+    if (warp < Loader<S>::kWarps) Loader<S>(params, maps, shared, warp).Run();
+    if (warp == 0) watch.Run();
   } else if (warpgroup == 1) {
     RaiseRegisters<kScoreRegisters>();
     Scores<S, T>(params, shared).Run();

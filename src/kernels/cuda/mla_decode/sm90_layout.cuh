@@ -1,8 +1,8 @@
 // How the Hopper kernel of mla_decode divides a thread block and its shared memory.
 //
 // A thread block holds 64 query rows and has four warpgroups:
-//   loader  its first warp fills rings in shared memory by TMA, ahead of the others: for each work
-//           item the queries, then one block of 64 keys after another
+//   loader  fills rings in shared memory by TMA, ahead of the others: for each work item the
+//           queries, then one block of 64 keys after another; each warp a pair of tiles of it
 //   scores  S = Q K^T with most of Q in registers for the whole item, softmax, P to shared memory
 //   values  two of them, each with half of the output's columns in registers: O += P V
 // P V of block j waits until the scores of block j + 1 have been computed, and then covers their
@@ -64,13 +64,15 @@ struct Shape {
 
 inline constexpr int kPairBytes = 2 * kTileBytes;
 
-// What a part merges of a split sequence: a share of the tile's rows, in groups of four columns,
-// from `first` to `end`. They lie in `rows` rows; none: nothing.
+// What a part merges of a split sequence: a share of the tile's rows, in words of four columns,
+// from `first` to `end`.
 struct MergeShare {
   int32_t seq, first_slot, slots;
-  int32_t first, end, rows;
+  int32_t first, end;
+  int32_t log_groups;  // of threads that share the splits of a word
 };
 inline constexpr int kMostMerges = 2;  // that a part has results for
+inline constexpr int kMergeThreads = 2 * kWarpgroup, kMostLogGroups = 4;
 
 struct MergeShared {
   uint32_t call;         // the number of this call of all with its schedule

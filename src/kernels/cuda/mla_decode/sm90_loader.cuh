@@ -1,4 +1,4 @@
-// The loader warp of the Hopper kernel: queries and keys into the rings, by TMA.
+// The loader warps of the Hopper kernel: queries and keys into the rings, by TMA.
 #ifndef MLA_KERNELS_CUDA_MLA_DECODE_SM90_LOADER_CUH_
 #define MLA_KERNELS_CUDA_MLA_DECODE_SM90_LOADER_CUH_
 
@@ -66,16 +66,31 @@ __device__ __forceinline__ void LoadQueryTile(const TensorMaps& maps, int seq, i
   }
 }
 
+// What the kernel for bf16 and fp16 is given besides its parameters.
+struct KeyTensorMaps : TensorMaps {
+  // The values once more, [num_pages, d_v / 64, page_size, 64]: a box is a pair of tiles. For pages
+  // of whole blocks.
+  CUtensorMap key_pairs;
+};
+
+// One of the warps that load: pair number `warp` of the queries of each item and of each block, and
+// the last warp the rest, too. A warp takes a while to ask for a pair, and all the longer until the
+// first keys are there if one has to ask for all.
 template <typename S>
 class Loader {
  public:
-  __device__ __forceinline__ Loader(const MlaDecodeParams& params, const TensorMaps& maps,
-                                    SharedMemory<S>& shared)
+  static constexpr int kWarps = S::kPairs;
+
+  __device__ __forceinline__ Loader(const MlaDecodeParams& params, const KeyTensorMaps& maps,
+                                    SharedMemory<S>& shared, int warp)
       : params_(params),
         maps_(maps),
         shared_(shared),
+        pair_index_(warp),
         lane_(static_cast<int>(threadIdx.x) % kWarp),
-        boxes_(params, maps.key_rows) {}
+        boxes_(params, maps.key_rows) {
+    pair_ = pair_.Plus(warp);
+  }
 
   __device__ __forceinline__ void Run() {
     // Everything waits for this: the first item is read together with its place.
@@ -87,19 +102,37 @@ class Loader {
       if (work.empty()) continue;
       boxes_.BeginItem();
       boxes_.Know(work, work.first * maps_.key_boxes);  // while the queries are asked for
-      LoadQueries(work);
-      for (int block = work.first; block < work.end; ++block) LoadKeys(work, block);
+      LoadTiles([&](int tile, int count) {
+        if (lane_ < count) LoadQueryTile(maps_, work.seq, tile + lane_, tile_, barrier_);
+      });
+      PairPosition<S> before = pair_;
+      for (int block = work.first; block < work.end; ++block) {
+        if (block > work.first) {
+          WaitForArrival(before);
+          before = before.Plus(S::kPairs);
+        }
+        LoadTiles([&](int tile, int count) { LoadKeys(work, block, tile, count); });
+      }
     }
   }
 
  private:
+  // A block is asked for when the one before it is there: half a block for each multiprocessor
+  // keeps the memory busy, and what is asked for sooner holds up the first blocks of the others.
+  // Waits until the pair there has arrived, or been used: by then its place may have been loaded
+  // once more (but not twice, since the one after comes behind what this warp is about to load).
+  __device__ __forceinline__ void WaitForArrival(const PairPosition<S>& pair) const {
+    while (!BarrierTest(SharedAddress(&shared_.pair_loaded[pair.slot]), pair.parity) &&
+           !BarrierTest(SharedAddress(&shared_.pair_freed[pair.slot]), pair.parity)) {
+    }
+  }
   // Lane t of a pair has its tile t. Waits for a free slot and announces what will come.
   __device__ __forceinline__ void OpenPair() {
     BarrierWait(SharedAddress(&shared_.pair_freed[pair_.slot]), pair_.parity ^ 1);
     barrier_ = SharedAddress(&shared_.pair_loaded[pair_.slot]);
     tile_ = SharedAddress(shared_.pairs[pair_.slot]) + lane_ * kTileBytes;
     if (lane_ == 0) BarrierArriveExpectBytes(barrier_, kPairBytes);
-    pair_ = pair_.Plus(1);
+    pair_ = pair_.Plus(S::kPairs);
   }
   __device__ __forceinline__ void OpenRest() {
     BarrierWait(SharedAddress(&shared_.rest_freed[block_.slot]), block_.parity ^ 1);
@@ -109,52 +142,41 @@ class Loader {
     block_ = block_.Plus(1);
   }
 
-  // Calls load(first tile + lane, whether this lane has it) for what is to be loaded next, in the
-  // order in which it is used.
+  // Calls load(first tile, number of tiles) for what this warp loads of the next queries or keys,
+  // in the order in which it is used.
   template <typename Load>
   __device__ __forceinline__ void LoadTiles(Load&& load) {
-#pragma unroll 1
-    for (int pair = 0; pair < S::kPairs; ++pair) {
-      if (pair == S::kPairs - 1) {
-        OpenRest();
-        load(S::kValueTiles, S::kHasRest && lane_ == 0);
-      }
-      OpenPair();
-      load(2 * pair + lane_, lane_ < 2);
+    if (pair_index_ == S::kPairs - 1) {
+      OpenRest();
+      if (S::kHasRest) load(S::kValueTiles, 1);
     }
+    OpenPair();
+    load(2 * pair_index_, 2);
   }
-  __device__ __forceinline__ void LoadQueries(const Work& work) {
-    LoadTiles([&](int tile, bool mine) {
-      if (mine) LoadQueryTile(maps_, work.seq, tile, tile_, barrier_);
-    });
-  }
-  __device__ __forceinline__ void LoadKeys(const Work& work, int block) {
+  __device__ __forceinline__ void LoadKeys(const Work& work, int block, int tile, int count) {
     if (maps_.key_boxes == 1) {
       const KeyBoxes::Box box = boxes_.Find(work, block);
-      LoadTiles([&](int tile, bool mine) {
-        if (mine) LoadBox(box, 0, tile);
-      });
-    } else {
-      LoadTiles([&](int tile, bool mine) {
-#pragma unroll 1
-        for (int i = 0; i < maps_.key_boxes; ++i) {
-          const KeyBoxes::Box box = boxes_.Find(work, block * maps_.key_boxes + i);
-          if (mine) LoadBox(box, i, tile);
-        }
-      });
+      if (lane_ != 0) return;
+      if (count == 2) {
+        TmaLoad4d(tile_, &maps_.key_pairs, barrier_, 0, box.row, tile, box.page);
+      } else {
+        TmaLoad3d(tile_, &maps_.keys, barrier_, tile * kTileColumns, box.row, box.page);
+      }
+      return;
     }
-  }
-
-  // Box `i` of the block in the slot that has been opened.
-  __device__ __forceinline__ void LoadBox(const KeyBoxes::Box& box, int i, int tile) {
-    TmaLoad3d(tile_ + i * maps_.key_rows * kTileRowBytes, &maps_.keys, barrier_,
-              tile * kTileColumns, box.row, box.page);
+#pragma unroll 1
+    for (int i = 0; i < maps_.key_boxes; ++i) {
+      const KeyBoxes::Box box = boxes_.Find(work, block * maps_.key_boxes + i);
+      if (lane_ >= count) continue;
+      TmaLoad3d(tile_ + i * maps_.key_rows * kTileRowBytes, &maps_.keys, barrier_,
+                (tile + lane_) * kTileColumns, box.row, box.page);
+    }
   }
 
   const MlaDecodeParams& params_;
-  const TensorMaps& maps_;
+  const KeyTensorMaps& maps_;
   SharedMemory<S>& shared_;
-  const int lane_;
+  const int pair_index_, lane_;
   PairPosition<S> pair_;
   BlockPosition<S> block_;
   uint32_t tile_ = 0, barrier_ = 0;  // what is being loaded

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/mla_decode/sm90_layout.cuh"
+#include "kernels/cuda/mla_decode/sm90_scores.cuh"
 
 namespace mla::cuda::sm90 {
 
@@ -35,36 +36,66 @@ __device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* to, uint32_t val
   return old;
 }
 
+// What part number `index` of those that stay merges of a split sequence.
+template <typename S>
+__device__ __forceinline__ MergeShare ShareOf(const MlaDecodeParams& params, const WorkItem& item,
+                                              uint32_t index, uint32_t sharers) {
+  constexpr int kRowWords = S::kDv / 4;
+  const int rows =
+      min(kRowTile, params.s_q * params.heads - static_cast<int>(blockIdx.x) * kRowTile);
+  const auto all = static_cast<uint32_t>(rows * kRowWords);
+  MergeShare share;
+  share.seq = item.seq;
+  share.first_slot = item.first_slot;
+  share.slots = item.num_slots;
+  share.first = static_cast<int>(all * index / sharers);
+  share.end = static_cast<int>(all * (index + 1) / sharers);
+  // Threads share the splits of a word as far as there are threads for all words, if all parts
+  // stay. No more than leave each of them a few splits.
+  const int words = (rows * kRowWords + item.num_slots - 1) / item.num_slots;
+  share.log_groups = 0;
+  while (share.log_groups < kMostLogGroups && (words << (share.log_groups + 1)) <= kMergeThreads &&
+         (8 << share.log_groups) <= item.num_slots) {
+    ++share.log_groups;
+  }
+  return share;
+}
+
 // Counts the thread blocks of the grid that have begun, and brings the items that may have to be
-// merged. One warp without other work.
+// merged. One warp: its first lane at the beginning, then, without other work, all.
 template <typename S>
 class StartWatch {
  public:
   __device__ __forceinline__ StartWatch(const MlaDecodeParams& params, SharedMemory<S>& shared)
       : params_(params), shared_(shared) {}
 
+  __device__ __forceinline__ void Begin() {
+    if (params_.merge_arrivals != nullptr && threadIdx.x % kWarp == 0) {
+      ticket_ = atomicAdd(params_.blocks_begun, 1ull);
+    }
+  }
   __device__ __forceinline__ void Run() {
     if (params_.merge_arrivals == nullptr) return;
     const uint64_t blocks = uint64_t{gridDim.x} * gridDim.y;
     volatile MergeShared& merge = shared_.merge;
-    uint64_t ticket = 0;
-    if (threadIdx.x % kWarp == 0) {
-      ticket = atomicAdd(params_.blocks_begun, 1ull);
-      merge.call = static_cast<uint32_t>(ticket / blocks);
-    }
+    if (threadIdx.x % kWarp == 0) merge.call = static_cast<uint32_t>(ticket_ / blocks);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     if (lane < kMostMerges) {
       const int begin = params_.part_begin[blockIdx.y];
       const int end = params_.part_begin[blockIdx.y + 1];
       const int index = lane == 0 ? begin : max(begin + 1, end - 1);
-      if (index < end) {
-        shared_.merge.items[lane] = params_.items[index];
-      } else {
-        shared_.merge.items[lane].slot = -1;
+      WorkItem item = {};
+      item.slot = -1;
+      if (index < end) item = params_.items[index];
+      shared_.merge.items[lane] = item;
+      // Most often all parts stay. The divisions are done with before it is known.
+      if (item.slot >= 0) {
+        const auto part = static_cast<uint32_t>(item.slot - item.first_slot);
+        shared_.merge.shares[lane] = ShareOf<S>(params_, item, part, item.num_slots);
       }
     }
     __syncwarp();
-    const uint64_t all = (ticket / blocks + 1) * blocks;
+    const uint64_t all = (ticket_ / blocks + 1) * blocks;
     NamedBarrierArrive(kPartEndBarrier, kPartEndThreads);
     while (threadIdx.x % kWarp == 0 && !merge.ending) {
       if (*static_cast<volatile unsigned long long*>(params_.blocks_begun) >= all) {
@@ -78,6 +109,7 @@ class StartWatch {
  private:
   const MlaDecodeParams& params_;
   SharedMemory<S>& shared_;
+  uint64_t ticket_ = 0;
 };
 
 // The values' warpgroups, when their last results have been stored.
@@ -91,41 +123,41 @@ class Merger {
     if (params_.merge_arrivals == nullptr) return;
     NamedBarrierSync(kPartEndBarrier, kPartEndThreads);
     if (Thread() < kMostMerges) {
-      shared_.merge.shares[Thread()] = Arrive(shared_.merge.items[Thread()]);
+      Arrive(shared_.merge.items[Thread()], &shared_.merge.shares[Thread()]);
     }
     Sync();
     if (Thread() == 0) shared_.merge.ending = 1;
     for (int i = 0; i < kMostMerges; ++i) {
       const MergeShare share = shared_.merge.shares[i];
-      if (share.rows == 0) continue;
-      if (share.slots <= kAhead / 4) {
-        MergeRows<4>(share);
-      } else if (share.slots <= kAhead / 2) {
-        MergeRows<2>(share);
+      if (share.first >= share.end) continue;
+      // As much at a time as there are registers for. What is added up in which order depends on
+      // the number of splits alone.
+      if (share.log_groups > 0) {
+        MergeRows<1, 17>(share);
+      } else if (share.slots > 4) {
+        MergeRows<2, 8>(share);
+      } else if (share.slots > 2) {
+        MergeRows<4, 4>(share);
       } else {
-        MergeRows<1>(share);
+        MergeRows<8, 2>(share);
       }
     }
   }
 
  private:
-  static constexpr int kValuesThreads = 2 * kWarpgroup;
   static constexpr int kRowWords = S::kDv / 4;  // of four columns
-  static constexpr int kAhead = 8;              // partial results of a thread that are under way
 
   __device__ __forceinline__ static int Thread() {
-    return static_cast<int>(threadIdx.x) % kValuesThreads;
+    return static_cast<int>(threadIdx.x) % kMergeThreads;
   }
-  __device__ __forceinline__ static void Sync() { NamedBarrierSync(kMergeBarrier, kValuesThreads); }
-  __device__ __forceinline__ int Rows() const {
-    return min(kRowTile, params_.s_q * params_.heads - static_cast<int>(blockIdx.x) * kRowTile);
-  }
-
+  __device__ __forceinline__ static void Sync() { NamedBarrierSync(kMergeBarrier, kMergeThreads); }
   // Says that this part's results of the item's sequence are there, and learns what it has to
-  // merge.
-  __device__ __forceinline__ MergeShare Arrive(const WorkItem& item) {
-    MergeShare share = {};
-    if (item.slot < 0) return share;
+  // merge: `share`, if all parts stay.
+  __device__ __forceinline__ void Arrive(const WorkItem& item, MergeShare* share) {
+    if (item.slot < 0) {
+      share->first = share->end = 0;
+      return;
+    }
     const int word = item.merge * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
     const int words = params_.num_parts * static_cast<int>(gridDim.x);
     uint32_t* const arrivals = params_.merge_arrivals + (shared_.merge.call & 1) * words + word;
@@ -140,166 +172,133 @@ class Merger {
     const uint32_t old = AddAcquireRelease(arrivals, own);
     uint32_t now = old + own;
     const bool last = now % kStayed == slots;
-    if (!stays && !(last && now < kStayed)) return share;
+    if (!stays && !(last && now < kStayed)) {
+      share->first = share->end = 0;
+      return;
+    }
     while (now % kStayed != slots) now = LoadAcquire(arrivals);
-    const auto sharers = max(now / kStayed, 1u);
-    const auto all = static_cast<uint32_t>(Rows() * kRowWords);
-    const uint32_t index = old / kStayed;
-    share.seq = item.seq;
-    share.first_slot = item.first_slot;
-    share.slots = item.num_slots;
-    share.first = static_cast<int>(all * index / sharers);
-    share.end = static_cast<int>(all * (index + 1) / sharers);
-    if (share.first < share.end) {
-      share.rows = (share.end - 1) / kRowWords - share.first / kRowWords + 1;
-    }
-    return share;
+    if (now == slots * (1 + kStayed)) return;
+    *share = ShareOf<S>(params_, item, old / kStayed, max(now / kStayed, 1u));
   }
 
-  // Threads that share the splits of four columns: as many as there are threads for, if all parts
-  // have stayed. No more than leave each of them a few splits.
-  __device__ __forceinline__ int Groups(const MergeShare& share) const {
-    const int positions = (Rows() * kRowWords + share.slots - 1) / share.slots;
-    int groups = 1;
-    while (groups < 16 && 2 * groups * positions <= kValuesThreads && 8 * groups <= share.slots) {
-      groups *= 2;
-    }
-    return groups;
-  }
+  __device__ __forceinline__ static float Exp(float x) { return Exp2(x * 1.4426950408889634f); }
 
-  // kTogether: groups of four columns that a thread has at once, where there are few splits.
-  template <int kTogether>
+  // Of some splits: the sum of their results, each times exp(lse - most), and that of the factors.
+  struct Merged {
+    float most = -INFINITY, sum = 0;
+    float4 out = {0, 0, 0, 0};
+
+    // -inf: nothing was seen, or NaNs alone.
+    __device__ __forceinline__ static float Reference(float most) {
+      return most == -INFINITY ? 0.0f : most;
+    }
+    __device__ __forceinline__ void RaiseTo(float level) {
+      const float factor = Exp(most - Reference(level));
+      most = level;
+      sum *= factor;
+      out = {out.x * factor, out.y * factor, out.z * factor, out.w * factor};
+    }
+    // Results of that sum, by a factor.
+    __device__ __forceinline__ void Add(float factor, float more, const float4& v) {
+      sum = fmaf(factor, more, sum);
+      out = {fmaf(factor, v.x, out.x), fmaf(factor, v.y, out.y), fmaf(factor, v.z, out.z),
+             fmaf(factor, v.w, out.w)};
+    }
+  };
+
+  // kTogether: words that a thread has at once, kSlots: splits of each. It weighs them for itself:
+  // all that is to be read can then be asked for at once.
+  template <int kTogether, int kSlots>
   __device__ __forceinline__ void MergeRows(const MergeShare& share) {
-    // The rings are at rest: everything that was loaded has been used.
-    float* const weights = reinterpret_cast<float*>(shared_.pairs);  // [rows, slots]
-    const int first_row = share.first / kRowWords;
-    const int groups = kTogether > 1 ? 1 : Groups(share);
-    const int stride = kValuesThreads / groups;
-    const int group = Thread() / stride;
-    const int64_t tile_row = int64_t{blockIdx.x} * kRowTile;
+    const int stride = kMergeThreads >> share.log_groups;
+    const int group = Thread() / stride, within = Thread() % stride;
     const int64_t all_rows = int64_t{params_.s_q} * params_.heads;
-    const float* const part =
-        params_.part_out + (share.first_slot * all_rows + tile_row) * PartPitch(S::kDv);
-    const int64_t slot_step = all_rows * PartPitch(S::kDv);
-    constexpr int kSlots = kAhead / kTogether;
-
-    bool weighed = false;
+    const int64_t first_row =
+        (share.first_slot + group) * all_rows + int64_t{blockIdx.x} * kRowTile;
+    const int64_t step = all_rows << share.log_groups;
     for (int base = share.first; base < share.end; base += stride * kTogether) {
-      const int position = base + Thread() % stride;
-      float4 sum[kTogether];
-#pragma unroll
-      for (float4& s : sum) s = make_float4(0, 0, 0, 0);
-      for (int i = group; i < share.slots; i += kSlots * groups) {
+      const float* from_lse = params_.part_lse + first_row;
+      const float* from_out = params_.part_out + first_row * PartPitch(S::kDv);
+      Merged merged[kTogether];
+#pragma unroll 1
+      for (int left = share.slots - group; left > 0; left -= kSlots << share.log_groups) {
+        float lse[kTogether][kSlots];
         float4 out[kTogether][kSlots];
 #pragma unroll
-        for (int t = 0; t < kTogether; ++t) {
+        for (int k = 0; k < kSlots; ++k) {
 #pragma unroll
-          for (int k = 0; k < kSlots; ++k) {
-            const int slot = i + k * groups, at = position + t * stride;
+          for (int t = 0; t < kTogether; ++t) {
+            const int at = base + within + t * stride;
+            lse[t][k] = -INFINITY;
             out[t][k] = make_float4(0, 0, 0, 0);
-            if (at < share.end && slot < share.slots) {
-              out[t][k] = __ldcg(reinterpret_cast<const float4*>(part + slot * slot_step) + at);
+            if (at < share.end && (k << share.log_groups) < left) {
+              lse[t][k] = __ldcg(from_lse + at / kRowWords);
+              out[t][k] = __ldcg(reinterpret_cast<const float4*>(from_out) + at);
             }
           }
+          from_lse += step;
+          from_out += step * PartPitch(S::kDv);
         }
-        // The weights are made while the first results are under way.
-        if (!weighed) Weigh(share, first_row, weights);
-        weighed = true;
 #pragma unroll
         for (int t = 0; t < kTogether; ++t) {
-          const float* const row =
-              weights + ((position + t * stride) / kRowWords - first_row) * share.slots;
+          float most = merged[t].most;
 #pragma unroll
-          for (int k = 0; k < kSlots; ++k) {
-            const int slot = i + k * groups, at = position + t * stride;
-            const float weight = at < share.end && slot < share.slots ? row[slot] : 0.0f;
-            sum[t].x += weight * out[t][k].x;
-            sum[t].y += weight * out[t][k].y;
-            sum[t].z += weight * out[t][k].z;
-            sum[t].w += weight * out[t][k].w;
-          }
+          for (int k = 0; k < kSlots; ++k) most = fmaxf(most, lse[t][k]);
+          merged[t].RaiseTo(most);
+          most = Merged::Reference(most);
+#pragma unroll
+          for (int k = 0; k < kSlots; ++k) merged[t].Add(Exp(lse[t][k] - most), 1, out[t][k]);
         }
       }
-      if (groups > 1) AddGroups(groups, stride, &sum[0]);
+      if (share.log_groups > 0) AddGroups(1 << share.log_groups, stride, &merged[0]);
 #pragma unroll
       for (int t = 0; t < kTogether; ++t) {
-        const int at = position + t * stride;
+        const int at = base + within + t * stride;
         if (at < share.end && group == 0) {
-          Store(share.seq, at / kRowWords, at % kRowWords * 4, sum[t]);
+          Store(share.seq, at / kRowWords, at % kRowWords * 4, merged[t]);
         }
       }
     }
-    Sync();  // the weights have been used
   }
 
-  // To the first group's sum those of the others, in their order.
-  __device__ __forceinline__ void AddGroups(int groups, int stride, float4* sum) {
-    float4* const sums = reinterpret_cast<float4*>(shared_.rests);
+  // Makes the first group's those of all, in their order. The rings are at rest: everything that
+  // was loaded has been used.
+  __device__ __forceinline__ void AddGroups(int groups, int stride, Merged* merged) {
+    auto* const outs = reinterpret_cast<float4*>(shared_.pairs[0]);
+    auto* const sums = reinterpret_cast<float2*>(shared_.pairs[1]);
     Sync();
-    sums[Thread()] = *sum;
+    outs[Thread()] = merged->out;
+    sums[Thread()] = make_float2(merged->most, merged->sum);
     Sync();
     if (Thread() >= stride) return;
+    float most = merged->most;
+#pragma unroll 4
+    for (int g = 1; g < groups; ++g) most = fmaxf(most, sums[g * stride + Thread()].x);
+    merged->RaiseTo(most);
+    most = Merged::Reference(most);
+#pragma unroll 4
     for (int g = 1; g < groups; ++g) {
-      const float4 other = sums[g * stride + Thread()];
-      *sum = {sum->x + other.x, sum->y + other.y, sum->z + other.z, sum->w + other.w};
+      const float2 sum = sums[g * stride + Thread()];
+      merged->Add(Exp(sum.x - most), sum.y, outs[g * stride + Thread()]);
     }
   }
 
-  // weights[row, slot] = exp(lse - lse of all slots), for the rows of the share; a warp has a row
-  // at a time. Stores the lse of the rows that the share begins.
-  __device__ __forceinline__ void Weigh(const MergeShare& share, int first_row,
-                                        float* weights) const {
-    const int lane = Thread() % kWarp;
-    const int64_t all_rows = int64_t{params_.s_q} * params_.heads;
-    const float* const lse =
-        params_.part_lse + share.first_slot * all_rows + int64_t{blockIdx.x} * kRowTile;
-    for (int r = Thread() / kWarp; r < share.rows; r += kValuesThreads / kWarp) {
-      const int row = first_row + r;
-      float* const to = weights + r * share.slots;
-      float most = -INFINITY;
-      for (int i = lane; i < share.slots; i += kWarp) {
-        to[i] = __ldcg(lse + i * all_rows + row);
-        most = fmaxf(most, to[i]);
-      }
-      most = WarpMax(most);
-      if (most == -INFINITY) most = 0;  // nothing was seen, or NaNs alone
-      float sum = 0;
-      for (int i = lane; i < share.slots; i += kWarp) {
-        to[i] = expf(to[i] - most);
-        sum += to[i];
-      }
-      sum = WarpSum(sum);
-      const float inverse = sum == 0 ? 0.0f : 1 / sum;
-      for (int i = lane; i < share.slots; i += kWarp) to[i] *= inverse;
-      if (lane == 0 && row * kRowWords >= share.first) {
-        StoreLse(share.seq, row, sum == 0 ? -INFINITY : most + logf(sum));
-      }
-    }
-    Sync();
-  }
-  __device__ __forceinline__ static float WarpMax(float v) {
-    for (int d = kWarp / 2; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
-    return v;
-  }
-  __device__ __forceinline__ static float WarpSum(float v) {
-    for (int d = kWarp / 2; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
-    return v;
-  }
-
-  __device__ __forceinline__ void StoreLse(int seq, int tile_row, float lse) const {
-    if (params_.lse == nullptr) return;
+  __device__ __forceinline__ void Store(int seq, int tile_row, int column,
+                                        const Merged& merged) const {
+    const float inverse = merged.sum == 0 ? 0.0f : 1 / merged.sum;
     const int row = static_cast<int>(blockIdx.x) * kRowTile + tile_row;
-    const int token = row / params_.heads;
-    params_.lse[seq * params_.lse_stride_seq + token * params_.lse_stride_token +
-                (row - token * params_.heads) * params_.lse_stride_head] = lse;
-  }
-  __device__ __forceinline__ void Store(int seq, int tile_row, int column, const float4& v) const {
-    const int row = static_cast<int>(blockIdx.x) * kRowTile + tile_row;
-    const int token = row / params_.heads;
+    const int token = params_.s_q == 1 ? 0 : row / params_.heads;
+    const int head = row - token * params_.heads;
     T* const out = static_cast<T*>(params_.out) + seq * params_.out_stride_seq +
-                   token * params_.out_stride_token +
-                   (row - token * params_.heads) * params_.out_stride_head + column;
-    *reinterpret_cast<uint2*>(out) = make_uint2(Pack<T>(v.x, v.y), Pack<T>(v.z, v.w));
+                   token * params_.out_stride_token + head * params_.out_stride_head + column;
+    *reinterpret_cast<uint2*>(out) =
+        make_uint2(Pack<T>(merged.out.x * inverse, merged.out.y * inverse),
+                   Pack<T>(merged.out.z * inverse, merged.out.w * inverse));
+    if (column == 0 && params_.lse != nullptr) {
+      params_.lse[seq * params_.lse_stride_seq + token * params_.lse_stride_token +
+                  head * params_.lse_stride_head] =
+          merged.sum == 0 ? -INFINITY : Merged::Reference(merged.most) + logf(merged.sum);
+    }
   }
 
   const MlaDecodeParams& params_;

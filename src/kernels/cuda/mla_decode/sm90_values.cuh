@@ -194,11 +194,8 @@ class Values {
         mine[k] = odd ? b : a;
         other[k] = __shfl_xor_sync(~0u, odd ? a : b, 1);
       }
-      if (real) {
-        *reinterpret_cast<float4*>(out + i * 8) =
-            odd ? make_float4(other[0], other[1], mine[0], mine[1])
-                : make_float4(mine[0], mine[1], other[0], other[1]);
-      }
+      StoreIf(real, out + i * 8, odd ? other[0] : mine[0], odd ? other[1] : mine[1],
+              odd ? mine[0] : other[0], odd ? mine[1] : other[1]);
     }
   }
 
@@ -215,7 +212,7 @@ class Values {
         w[k] = Pack<T>(Value(o, i + k, second, 0), Value(o, i + k, second, 1));
       }
       Transpose4(w, q);
-      if (real) *reinterpret_cast<uint4*>(out + i * 8) = make_uint4(w[0], w[1], w[2], w[3]);
+      StoreIf(real, out + i * 8, w);
     }
   }
 
