@@ -51,7 +51,7 @@ cudaError_t Encode(CUtensorMap* map, const void* data, DType dtype, TensorShape<
   const CUresult result =
       encoder(map, MapType(dtype), kRank, const_cast<void*>(data), shape.dims.data(),
               shape.strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
-              swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+              swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 template cudaError_t Encode(CUtensorMap*, const void*, DType, TensorShape<3>);
