@@ -25,13 +25,13 @@ constexpr int kSums = 16;
 constexpr int kOuts = 32;  // of a panel: two vectors
 constexpr int kTileRows = LinearBackend::kTileRows;
 static_assert(LinearPlan::kRowQuantum % kTileRows == 0);  // blocks begin with a tile
-constexpr int kRowStep = 3;                   // the last rows of a block are rounded up to it
-constexpr int64_t kMaxXFloats = 1024 * 1024;  // of the rows that pass by a panel: L3 cache
+constexpr int64_t kMaxXFloats = 4 * 1024 * 1024;  // of the rows that pass by a panel: L3 cache
+// Larger panels leave no room in a 1 MiB L2 cache for what passes by.
+constexpr int64_t kMaxGroupsInL2 = 128;
 
 // The tree of SumLanes adds sums 0 and 8, then these to 4 and 12, ...: computed in that order, two
 // neighbouring results can be added as soon as both are there. Where the sum of each pair stands:
 constexpr int kPlaceOf[kSums] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
-constexpr int kTreeLevels = 4;
 
 // Pairs of bf16, as one number. A panel: [sum][group][2][16 outputs], and a line more after each
 // sum, since groups are often a power of two.
@@ -69,15 +69,18 @@ void PackTile(const Product& p, int64_t tile, uint32_t* to) {
 }
 
 // Outputs [o, o + kOuts) of a product. kScaled: the weights are decoded, and each run of products
-// is scaled (see ScaleRun).
-template <bool kScaled>
+// is scaled (see ScaleRun). kTogether: sums computed at a time. Of two, on half as many rows, the
+// first addition of the tree is one of registers; but the panel is read twice as often.
+template <bool kScaled, int kTogether>
 class Panel {
  public:
   // `decode`: null unless kScaled.
   Panel(const Product& p, int64_t out_end, DecodeWeights decode, float* scratch)
       : p_(p), out_end_(out_end), groups_((p.in + kGroup - 1) / kGroup), decode_(decode) {
     tree_ = scratch;
-    weights_ = reinterpret_cast<uint32_t*>(tree_ + kTreeLevels * kTileRows * kOuts);
+    weights_ = reinterpret_cast<uint32_t*>(tree_ + kTreeFloats);
+    streams_ = p.y_streams && !p.accumulate && reinterpret_cast<uintptr_t>(p.y) % 64 == 0 &&
+               p.y_stride % 16 == 0;
     if constexpr (!kScaled) return;
     decoded_ = reinterpret_cast<Bf16Bits*>(weights_ + kSums * PanelPitch(groups_));
     scales_ = reinterpret_cast<float*>(decoded_ + kDecodedRows * kDecodedColumns);
@@ -87,10 +90,10 @@ class Panel {
     }
   }
 
-  // Of both kinds. A run has a group at least.
+  // Of all kinds. A run has a group at least.
   static int64_t ScratchFloats(int64_t groups) {
-    return kTreeLevels * kTileRows * kOuts + kSums * PanelPitch(groups) +
-           kDecodedRows * kDecodedColumns / 2 + groups * (kOuts + 1);
+    return kTreeFloats + kSums * PanelPitch(groups) + kDecodedRows * kDecodedColumns / 2 +
+           groups * (kOuts + 1);
   }
   int64_t RowsAtOnce() const {
     const int64_t rows = kMaxXFloats / Max(groups_ * kSums, 1);
@@ -119,22 +122,20 @@ class Panel {
   // Of rows [row, end).
   void Multiply(int64_t row, int64_t end) {
     const auto* tiles = static_cast<const uint32_t*>(p_.x_tiles);
-    for (; row < end; row += kRowsTogether) {
+    while (row < end) {
       const int64_t of_tile = row % kTileRows;
-      const uint32_t* x = tiles + (row - of_tile) * groups_ * kSums + of_tile;
-      const int64_t rows = Min((end - row + kRowStep - 1) / kRowStep * kRowStep, kRowsTogether);
-      if constexpr (!kScaled) {
-        if (rows == 12) Tile<12>(row, end, x);
-        if (rows == 9) Tile<9>(row, end, x);
-      }
-      if (rows == 6) Tile<6>(row, end, x);
-      if (rows == 3) Tile<3>(row, end, x);
+      const int64_t left = Min(end - row, kTileRows - of_tile);
+      const int64_t rows = left > kRowsTogether ? (left + 1) / 2 : left;
+      TileOf<kRowsTogether>(rows, row, tiles + (row - of_tile) * groups_ * kSums + of_tile);
+      row += rows;
     }
   }
 
  private:
   // With two vectors each, 24 accumulators: those of a run and of the runs before it, if kScaled.
-  static constexpr int kRowsTogether = kScaled ? kTileRows / 2 : kTileRows;
+  static constexpr int kRowsTogether = kTileRows / (kScaled ? 2 : kTogether);
+  static constexpr int kTreeLevels = kTogether == 2 ? 3 : 4;
+  static constexpr int64_t kTreeFloats = int64_t{4} * kTileRows * kOuts;
   static constexpr int64_t kDecodedRows = 16;
 
   const Bf16Bits* Row(int64_t o) const {
@@ -165,52 +166,79 @@ class Panel {
     }
   }
 
+  // Tile<rows>, of kMost at most.
+  template <int kMost>
+  void TileOf(int64_t rows, int64_t row, const uint32_t* x) {
+    if constexpr (kMost > 0) {
+      if (rows == kMost) {
+        Tile<kMost>(row, x);
+      } else {
+        TileOf<kMost - 1>(rows, row, x);
+      }
+    }
+  }
+
   template <int kRows>
-  void Tile(int64_t row, int64_t end, const uint32_t* x) {
+  void Tile(int64_t row, const uint32_t* x) {
     __m512 acc[kRows][2];
-    const int64_t groups = groups_;
+    const int64_t x_step = groups_ * kTileRows, w_step = PanelPitch(groups_);
     const uint32_t* w = weights_;
     float* const tree = tree_;
-    for (int t = 0; t < kSums; ++t, x += groups * kTileRows, w += PanelPitch(groups)) {
+    for (int t = 0; t < kSums / kTogether; ++t, x += kTogether * x_step, w += kTogether * w_step) {
       if constexpr (kScaled) {
         ScaledSum<kRows>(x, w, acc);
       } else {
-        Sum<kRows>(x, w, groups, acc);
+        __m512 sums[kTogether][kRows][2];
+        Sum<kRows>(x, x_step, w, w_step, groups_, sums);
+#pragma GCC unroll 12
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+          for (int j = 0; j < 2; ++j) {
+            acc[r][j] = sums[0][r][j];
+            if constexpr (kTogether == 2) acc[r][j] = _mm512_add_ps(acc[r][j], sums[1][r][j]);
+          }
+        }
       }
       switch (__builtin_ctz(~static_cast<unsigned>(t))) {  // results that end with this one
         case 0: AddUp<0>(tree, acc); break;
         case 1: AddUp<1>(tree, acc); break;
         case 2: AddUp<2>(tree, acc); break;
         case 3: AddUp<3>(tree, acc); break;
-        default: AddUp<4>(tree, acc); break;
+        default: AddUp<kTreeLevels>(tree, acc); break;
       }
     }
     const int64_t outs = Min(kOuts, out_end_ - o_);
     const uint32_t mask = outs == kOuts ? ~0u : (1u << outs) - 1;
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      if (row + r < end) Store(row + r, mask, acc[r]);
-    }
+    for (int r = 0; r < kRows; ++r) Store(row + r, mask, acc[r]);
   }
 
-  // One sum of every row and output.
-  template <int kRows>
-  static inline void Sum(const uint32_t* x, const uint32_t* w, int64_t groups,
-                         __m512 (&acc)[kRows][2]) {
+  // Neighbouring sums, `x_step` and `w_step` apart, of every row and output.
+  template <int kRows, int kCount>
+  static inline void Sum(const uint32_t* x, int64_t x_step, const uint32_t* w, int64_t w_step,
+                         int64_t groups, __m512 (&sums)[kCount][kRows][2]) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kCount; ++i) {
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+      for (int r = 0; r < kRows; ++r) sums[i][r][0] = sums[i][r][1] = _mm512_setzero_ps();
+    }
     for (int64_t g = 0; g < groups; ++g, x += kTileRows, w += kOuts) {
-      const __m512bh w0 = AsBf16(_mm512_load_si512(w)), w1 = AsBf16(_mm512_load_si512(w + 16));
+#pragma GCC unroll 2
+      for (int i = 0; i < kCount; ++i) {
+        const uint32_t* of_sum = w + i * w_step;
+        const __m512bh w0 = AsBf16(_mm512_load_si512(of_sum));
+        const __m512bh w1 = AsBf16(_mm512_load_si512(of_sum + 16));
 #pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
-        const __m512bh xk = AsBf16(_mm512_set1_epi32(static_cast<int>(x[r])));
-        acc[r][0] = _mm512_dpbf16_ps(acc[r][0], xk, w0);
-        acc[r][1] = _mm512_dpbf16_ps(acc[r][1], xk, w1);
+        for (int r = 0; r < kRows; ++r) {
+          const __m512bh xk = AsBf16(_mm512_set1_epi32(static_cast<int>(x[i * x_step + r])));
+          sums[i][r][0] = _mm512_dpbf16_ps(sums[i][r][0], xk, w0);
+          sums[i][r][1] = _mm512_dpbf16_ps(sums[i][r][1], xk, w1);
+        }
       }
     }
   }
 
-  // The same, with the sum of each run scaled before it is added.
+  // One sum, with that of each run scaled before it is added.
   template <int kRows>
   inline void ScaledSum(const uint32_t* x, const uint32_t* w, __m512 (&acc)[kRows][2]) const {
 #pragma GCC unroll 12
@@ -218,15 +246,15 @@ class Panel {
     int64_t begin = 0;
     for (int64_t run = 0; run < runs_; ++run) {
       const int64_t end = run_ends_[run];
-      __m512 of_run[kRows][2];
-      Sum<kRows>(x + begin * kTileRows, w + begin * kOuts, end - begin, of_run);
+      __m512 of_run[1][kRows][2];
+      Sum<kRows>(x + begin * kTileRows, 0, w + begin * kOuts, 0, end - begin, of_run);
       const float* at = scales_ + run * kOuts;
       const __m512 scales[2] = {_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)};
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
-          acc[r][j] = _mm512_fmadd_ps(of_run[r][j], scales[j], acc[r][j]);
+          acc[r][j] = _mm512_fmadd_ps(of_run[0][r][j], scales[j], acc[r][j]);
         }
       }
       begin = end;
@@ -258,6 +286,10 @@ class Panel {
       const auto some = static_cast<__mmask16>(mask >> (16 * j));
       __m512 sum = sums[j];
       if (p_.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_load_ps(bias_ + 16 * j));
+      if (streams_ && some == 0xffff) {
+        _mm512_stream_ps(y + 16 * j, sum);
+        continue;
+      }
       if (p_.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, y + 16 * j));
       _mm512_mask_storeu_ps(y + 16 * j, some, sum);
     }
@@ -267,6 +299,7 @@ class Panel {
   const int64_t out_end_, groups_;
   const DecodeWeights decode_;
   int64_t o_ = 0, runs_ = 0;
+  bool streams_;                 // whole lines of y pass by the caches
   float* tree_;                  // [level][kTileRows][kOuts]
   uint32_t* weights_;            // of the panel
   Bf16Bits* decoded_ = nullptr;  // [kDecodedRows, kDecodedColumns]
@@ -275,9 +308,9 @@ class Panel {
   alignas(64) float bias_[kOuts];
 };
 
-template <bool kScaled>
+template <bool kScaled, int kTogether>
 void RunManyRows(const ProductBlock& block, DecodeWeights decode, float* scratch) {
-  Panel<kScaled> panel(*block.product, block.out_end, decode, scratch);
+  Panel<kScaled, kTogether> panel(*block.product, block.out_end, decode, scratch);
   const int64_t at_once = panel.RowsAtOnce();
   for (int64_t row = block.row_begin; row < block.row_end; row += at_once) {
     const int64_t end = Min(row + at_once, block.row_end);
@@ -286,6 +319,7 @@ void RunManyRows(const ProductBlock& block, DecodeWeights decode, float* scratch
       panel.Multiply(row, end);
     }
   }
+  _mm_sfence();  // y may be read by another thread next
 }
 
 #if defined(__clang__)
@@ -305,14 +339,18 @@ void PackManyRowsTile(const Product& product, int64_t tile, void* to) {
 }
 
 void RunManyRowsBf16(const ProductBlock& block, float* scratch) {
-  RunManyRows<false>(block, nullptr, scratch);
+  if (block.product->in <= kMaxGroupsInL2 * kGroup) {
+    RunManyRows<false, 2>(block, nullptr, scratch);
+  } else {
+    RunManyRows<false, 1>(block, nullptr, scratch);
+  }
 }
 void RunManyRowsScaled(const ProductBlock& block, DecodeWeights decode, float* scratch) {
-  RunManyRows<true>(block, decode, scratch);
+  RunManyRows<true, 1>(block, decode, scratch);
 }
 
 int64_t ManyRowsScratchFloats(int64_t packed_stride) {
-  return Panel<true>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
+  return Panel<true, 1>::ScratchFloats((packed_stride + kGroup - 1) / kGroup);
 }
 
 }  // namespace mla::cpu

@@ -13,6 +13,9 @@ namespace {
 // A call with fewer activations packs them on the calling thread.
 constexpr int64_t kMinParallelPack = 64 * 1024;
 constexpr int64_t kPackTaskElements = 16 * 1024;
+// Outputs of a call from which on they are written past the caches (Product::y_streams): more than
+// the second-level caches of a few cores hold.
+constexpr int64_t kMinStreamedOutputs = 1024 * 1024;
 
 // Packs x, [rows, in] per batch; batches (heads) lie batch_stride apart in x and one after another
 // in the result.
@@ -79,6 +82,9 @@ void PackTiles(const LinearBackend& backend, std::span<Product> products, const 
 void RunProducts(const LinearBackend& backend, std::span<Product> products, const PackedX& x,
                  const Context& context, ScopedWorkspace& workspace) {
   PackTiles(backend, products, x, context, workspace);
+  int64_t outputs = 0;
+  for (const Product& p : products) outputs += p.rows * p.out;
+  for (Product& p : products) p.y_streams = outputs >= kMinStreamedOutputs;
   const int num_threads = NumThreads(context.threads);
   const int64_t panel_bytes = std::min(x.stride, backend.panel) * x.element_size;
   const LinearPlan plan(products, panel_bytes, num_threads);

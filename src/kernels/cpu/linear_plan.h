@@ -24,6 +24,8 @@ struct Product {
   BlockScales w_scales = {};  // of kF8E4M3
   bool w_out_unit = false;
   bool accumulate = false;
+  // More outputs than stay in a cache until they are read: kernels may write them past the caches.
+  bool y_streams = false;
   int64_t first_block = 0;  // set by LinearPlan
 };
 

@@ -24,6 +24,23 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool 
                : "memory");
 }
 
+// For loads of what is not read again, or soon by a neighbour: it leaves L2 before all else. (Keys
+// would push out partial results.)
+__device__ __forceinline__ uint64_t EvictFirst() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// As CopyAsync16, of what leaves L2 first.
+__device__ __forceinline__ void CopyAsync16Once(uint32_t to, const void* from, bool filled) {
+  const int bytes = filled ? 16 : 0;
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
+      "l"(from), "r"(bytes), "l"(EvictFirst())
+      : "memory");
+}
+
 // Closes a group of this thread's copies; a group may be empty.
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

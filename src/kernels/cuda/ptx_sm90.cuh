@@ -13,15 +13,13 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/ptx_sm80.cuh"
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define MLA_CUDA_HAS_SM90A 1
 #endif
 
 namespace mla::cuda::sm90 {
-
-__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // ---- Barriers in shared memory. A wait names the parity of the phase it waits for: the first
 // phase of a barrier is phase 0, and the phase before it counts as complete.
@@ -149,14 +147,6 @@ __device__ __forceinline__ void StoreShared16(uint32_t shared, uint4 v) {
 
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-// For loads of what is not read again, or soon by a neighbour: it leaves L2 before all else. (Keys
-// would push out partial results.)
-__device__ __forceinline__ uint64_t EvictFirst() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
 }
 
 // Copies bytes as they lie; addresses and size are multiples of 16. Of compute capability 9.0.

@@ -168,7 +168,7 @@ class Feeder {
 #pragma unroll
     for (int unit = 0; unit < kUnits; unit += kLanes) {
       if (unit + kLanes <= kUnits || cursor_.lane() < kUnits - unit) {
-        CopyAsync16(to + unit * 16, from + unit * 16, filled);
+        CopyAsync16Once(to + unit * 16, from + unit * 16, filled);
       }
     }
   }
