@@ -156,7 +156,7 @@ class Call {
     const int64_t matrices = c.kind == Kind::kLinear ? 1 : c.kind == Kind::kExperts ? 2 : c.count;
     rows_ = c.kind == Kind::kExperts ? c.rows * c.top_k : c.rows;
     x_ = Normal(rows_ * c.in * (c.kind == Kind::kExperts ? 1 : matrices), 2);
-    y_.resize(rows_ * c.out * matrices);
+    y_.resize(rows_ * c.out * matrices + kAlignment);
     std::vector<int32_t> counts(c.count);
     std::mt19937 random(1);
     for (int64_t row = 0; row < c.rows; ++row) {  // top_k different experts
@@ -202,14 +202,18 @@ class Call {
                         {c.in * c.out, out_unit ? 1 : c.in, out_unit ? c.out : 1});
     return HeadLinear({.x = {x_.data(), DType::kF32, {rows_, c.count, c.in}},
                        .w = w,
-                       .y = {y_.data(), DType::kF32, {rows_, c.count, c.out}}},
+                       .y = {y(), DType::kF32, {rows_, c.count, c.out}}},
                       context);
   }
 
  private:
-  Tensor Y(int64_t i) {
-    return {y_.data() + i * rows_ * case_.out, DType::kF32, {rows_, case_.out}};
+  static constexpr int64_t kAlignment = 16;  // floats: of a model's activations
+
+  float* y() {
+    const auto line = reinterpret_cast<uintptr_t>(y_.data()) / sizeof(float);
+    return y_.data() + (kAlignment - line % kAlignment) % kAlignment;
   }
+  Tensor Y(int64_t i) { return {y() + i * rows_ * case_.out, DType::kF32, {rows_, case_.out}}; }
 
   const Case case_;
   const DType dtype_;
