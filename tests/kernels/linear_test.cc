@@ -4,10 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "base/numeric.h"
 #include "base/threads.h"
@@ -283,9 +286,16 @@ TEST_F(LinearTest, EqualBitsForAnyRowsAndThreads) {
   struct Shape {
     int64_t rows, in, out;
   };
-  for (const Shape& s : {Shape{37, 100, 70}, Shape{300, 64, 40}, Shape{13, 300, 1100},
-                         Shape{140, 2100, 21}, Shape{125, 16400, 3}}) {
+  std::vector<Shape> shapes = {
+      {37, 100, 70}, {300, 64, 40}, {13, 300, 1100}, {140, 2100, 21}, {125, 65600, 2}};
+  for (int64_t rows = 24; rows < 36; ++rows) {  // every number of rows in the last tile
+    shapes.push_back({rows, 40, 33});
+    shapes.push_back({rows, 4130, 2});
+  }
+  for (const Shape& s : shapes) {
     for (const DType dtype : kDTypes) {
+      // So long that not all rows pass by a panel at once; only the kernel for bf16 has panels.
+      if (s.in > 60000 && dtype != DType::kBF16) continue;
       const LinearCase c{s.rows, s.in, s.out, dtype, false, false};
       SCOPED_TRACE(c.Name());
       const LinearData data(c, random_);
@@ -312,6 +322,41 @@ TEST_F(LinearTest, EqualBitsForAnyRowsAndThreads) {
         }
       });
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// So many outputs that a kernel may write them past the caches, where lines of y allow it.
+TEST_F(LinearTest, EqualBitsForManyOutputs) {
+  constexpr int64_t kRows = 64, kIn = 40, kOut = 16400, kPartRows = 32;
+  const TestTensor x = TestTensor(DType::kF32, {kRows, kIn}).Fill(random_);
+  const TestTensor w = TestTensor(DType::kBF16, {kOut, kIn}).Fill(random_);
+  const TestTensor bias = TestTensor(DType::kBF16, {kOut}).Fill(random_);
+  for (const bool accumulate : {false, true}) {
+    for (const int64_t offset : {0, 1}) {  // floats: whole lines, then none
+      Workspace memory;
+      const auto run = [&](int64_t rows_at_once) {
+        Tensor y(memory.Allocate<float>(kRows * kOut + offset) + offset, DType::kF32,
+                 {kRows, kOut});
+        std::fill_n(y.as<float>(), kRows * kOut, accumulate ? 3.0F : std::nanf(""));
+        for (int64_t row = 0; row < kRows; row += rows_at_once) {
+          const int64_t end = row + rows_at_once;
+          const LinearTarget target{w.view(), bias.view(), y.Slice(0, row, end)};
+          EXPECT_TRUE(Linear({.x = x.view().Slice(0, row, end),
+                              .targets = {&target, 1},
+                              .accumulate = accumulate},
+                             ContextFor({}, ComputeMode::kBF16))
+                          .ok());
+        }
+        return y;
+      };
+      const Tensor whole = run(kRows), parts = run(kPartRows);
+      for (int64_t i = 0; i < kRows * kOut; ++i) {
+        const float a = whole.as<float>()[i], b = parts.as<float>()[i];
+        ASSERT_EQ(std::bit_cast<uint32_t>(a), std::bit_cast<uint32_t>(b))
+            << "row " << i / kOut << " output " << i % kOut << ": " << a << " and " << b
+            << (accumulate ? ", accumulated" : "") << ", offset " << offset;
+      }
     }
   }
 }

@@ -3,7 +3,7 @@
 // To the bit what the dot forms of linear_avx512_bf16.cc and, for FP8, linear_quant_avx512_bf16.cc
 // compute for one row: 16 sums along k, the l-th over the pairs of elements l of every 32, added up
 // by the tree of SumLanes. There the 16 are the lanes of a vector; here lanes are outputs and the
-// 16 are computed one after another, so that nothing is added across lanes. Both operands are
+// 16 are computed one or two at a time, so that nothing is added across lanes. Both operands are
 // copied first, ordered by sum: the weights of 32 outputs at a time, and the rows of the block.
 #ifndef MLA_KERNELS_CPU_LINEAR_BF16_MANY_H_
 #define MLA_KERNELS_CPU_LINEAR_BF16_MANY_H_
