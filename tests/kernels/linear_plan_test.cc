@@ -81,7 +81,7 @@ TEST(LinearPlanTest, ComputesEveryOutputOnce) {
   }
 }
 
-TEST(LinearPlanTest, WithoutOutputsThereIsNothingToDo) {
+TEST(LinearPlanTest, NoTasksWithoutOutputs) {
   std::vector<Product> none, empty = Products({{5, 64, 0}});
   EXPECT_EQ(LinearPlan(none, 128, 4).num_tasks(), 0);
   EXPECT_EQ(LinearPlan(empty, 128, 4).num_tasks(), 0);

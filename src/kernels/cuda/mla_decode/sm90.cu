@@ -41,7 +41,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
 int32_t RowTile(const MlaDecodeArgs&, const DeviceProperties&) { return sm90::kRowTile; }
 int32_t BlocksPerSm(const MlaDecodeArgs&, const DeviceProperties&) { return 1; }
 
-cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, sm90::KeyTensorMaps* maps) {
+cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, KeyTensorMaps* maps) {
   constexpr uint64_t kElementBytes = 2;
   sm90::SetKeyBoxes(p, maps);
   sm90::TensorShape<3> shape;

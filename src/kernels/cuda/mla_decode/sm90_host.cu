@@ -48,6 +48,8 @@ cudaError_t Encode(CUtensorMap* map, const void* data, DType dtype, TensorShape<
   const auto swizzle = shape.box_columns * SizeOf(dtype) == kTileRowBytes
                            ? CU_TENSOR_MAP_SWIZZLE_128B
                            : CU_TENSOR_MAP_SWIZZLE_NONE;
+  // Reads are promoted to no more than a row of a tile: 256 bytes would hold half of another tile,
+  // which is asked for as well, or of another token.
   const CUresult result =
       encoder(map, MapType(dtype), kRank, const_cast<void*>(data), shape.dims.data(),
               shape.strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,

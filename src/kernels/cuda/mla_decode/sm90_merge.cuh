@@ -151,6 +151,7 @@ class Merger {
     return static_cast<int>(threadIdx.x) % kMergeThreads;
   }
   __device__ __forceinline__ static void Sync() { NamedBarrierSync(kMergeBarrier, kMergeThreads); }
+
   // Says that this part's results of the item's sequence are there, and learns what it has to
   // merge: `share`, if all parts stay.
   __device__ __forceinline__ void Arrive(const WorkItem& item, MergeShare* share) {
