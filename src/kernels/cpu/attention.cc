@@ -1,7 +1,7 @@
 #include "kernels/cpu/attention.h"
 
 #include "kernels/cpu/attention_driver.h"
-#include "kernels/cpu/attention_int8.h"
+#include "kernels/cpu/attention_latents.h"
 #include "kernels/cpu/isa.h"
 
 namespace mla::cpu {
@@ -51,12 +51,8 @@ AttentionProblem MakeProblem(const Args& args, int64_t kv_heads) {
   return problem;
 }
 
-Status RunMlaAbsorbed(const TileKernels& kernels, const MlaAbsorbedArgs& args,
-                      const Context& context) {
-  const CacheRows rows =
-      MakeLatentRows(args.cache, args.kv_lora_rank, args.q.dim(2) - args.kv_lora_rank);
-  AttendPaged(kernels, MakeProblem(args, 1), rows, rows, context);
-  return {};
+CacheRows LatentsOf(const MlaAbsorbedArgs& args) {
+  return MakeLatentRows(args.cache, args.kv_lora_rank, args.q.dim(2) - args.kv_lora_rank);
 }
 
 Status RunMlaExpanded(const TileKernels& kernels, const MlaExpandedArgs& args,
@@ -104,7 +100,9 @@ std::string_view SimdRefusesGqa(const GqaArgs& args, const Context&) {
 }
 
 Status RunSimdMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
-  return RunMlaAbsorbed(Simd(context), args, context);
+  const CacheRows latents = LatentsOf(args);
+  AttendPaged(Simd(context), MakeProblem(args, 1), latents, latents, context);
+  return {};
 }
 
 Status RunSimdMlaExpanded(const MlaExpandedArgs& args, const Context& context) {
@@ -142,7 +140,8 @@ std::string_view Avx512Bf16RefusesGqa(const GqaArgs& args, const Context& contex
 }
 
 Status RunAvx512Bf16MlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
-  return RunMlaAbsorbed(Avx512Bf16TileKernels(), args, context);
+  AttendLatentsInBf16(MakeProblem(args, 1), LatentsOf(args), context);
+  return {};
 }
 
 Status RunAvx512Bf16MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
@@ -162,9 +161,7 @@ std::string_view Avx512VnniRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const
 }
 
 Status RunAvx512VnniMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
-  AttendInt8(MakeProblem(args, 1),
-             MakeLatentRows(args.cache, args.kv_lora_rank, args.q.dim(2) - args.kv_lora_rank),
-             context);
+  AttendLatents(Int8LatentKernels(), MakeProblem(args, 1), LatentsOf(args), context);
   return {};
 }
 

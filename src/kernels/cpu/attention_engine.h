@@ -43,12 +43,18 @@ struct Destination {
   float* lse;  // may be null
 };
 
-// Divides by the sum and writes output and lse. A row that saw nothing has o = 0 and sum = 0.
+// The factor of a row's outputs and its lse. `max` is in powers of 2; a row that saw nothing has
+// max = -inf and sum = 0.
+inline float InverseOf(float max, float sum) { return max == kMinusInf ? 0.0f : 1.0f / sum; }
+inline float LseOf(float max, float sum) {
+  return max == kMinusInf ? kMinusInf : (max + std::log2(sum)) * kLn2;
+}
+
+// Divides by the sum and writes output and lse.
 inline void FinishRow(const float* o, int32_t d_v, float max, float sum, const Destination& to) {
-  const bool empty = max == kMinusInf;
-  const float inverse = empty ? 0.0f : 1.0f / sum;
+  const float inverse = InverseOf(max, sum);
   for (int32_t j = 0; j < d_v; ++j) to.out[j] = o[j] * inverse;
-  if (to.lse != nullptr) *to.lse = empty ? kMinusInf : (max + std::log2(sum)) * kLn2;
+  if (to.lse != nullptr) *to.lse = LseOf(max, sum);
 }
 
 // What a thread needs to attend with one tile of rows to one tile of keys.

@@ -10,7 +10,7 @@
 #include "base/workspace.h"
 #include "kernels/cpu/attention_driver.h"
 #include "kernels/cpu/attention_engine.h"
-#include "kernels/cpu/attention_int8.h"
+#include "kernels/cpu/attention_latents.h"
 #include "kernels/cpu/isa.h"
 
 namespace mla::cpu {
@@ -84,12 +84,6 @@ Status RunMlaSparse(const MlaSparseArgs& args, const Attend& attend) {
   rows.page_stride = rows.token_stride;
   attend(problem, rows);
   return {};
-}
-
-Status RunMlaSparse(const TileKernels& kernels, const MlaSparseArgs& args, const Context& context) {
-  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
-    AttendPaged(kernels, problem, rows, rows, context);
-  });
 }
 
 // ---- mla_index_topk
@@ -275,7 +269,10 @@ std::string_view SimdRefusesMlaSparse(const MlaSparseArgs& args, const Context&)
 }
 
 Status RunSimdMlaSparse(const MlaSparseArgs& args, const Context& context) {
-  return RunMlaSparse(SimdTileKernels(context.compute == ComputeMode::kBF16), args, context);
+  const TileKernels kernels = SimdTileKernels(context.compute == ComputeMode::kBF16);
+  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
+    AttendPaged(kernels, problem, rows, rows, context);
+  });
 }
 
 std::string_view Avx512Bf16RefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
@@ -289,7 +286,9 @@ std::string_view Avx512Bf16RefusesMlaSparse(const MlaSparseArgs& args, const Con
 }
 
 Status RunAvx512Bf16MlaSparse(const MlaSparseArgs& args, const Context& context) {
-  return RunMlaSparse(Avx512Bf16TileKernels(), args, context);
+  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
+    AttendLatentsInBf16(problem, rows, context);
+  });
 }
 
 std::string_view Avx512VnniRefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
@@ -302,7 +301,7 @@ std::string_view Avx512VnniRefusesMlaSparse(const MlaSparseArgs& args, const Con
 
 Status RunAvx512VnniMlaSparse(const MlaSparseArgs& args, const Context& context) {
   return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
-    AttendInt8(problem, rows, context);
+    AttendLatents(Int8LatentKernels(), problem, rows, context);
   });
 }
 

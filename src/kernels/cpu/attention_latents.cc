@@ -1,0 +1,147 @@
+#include "kernels/cpu/attention_latents.h"
+
+#include "kernels/cpu/attention_engine.h"
+
+namespace mla::cpu {
+namespace {
+
+// What a thread needs.
+struct LatentBuffers {
+  LatentTile tile;
+  const void** latents;  // [kKeyTile]
+  // Whose queries are loaded: the items of divided keys follow each other.
+  int32_t seq = -1;
+  int64_t row_begin = 0;
+};
+
+class LatentTask {
+ public:
+  LatentTask(const LatentKernels& kernels, const AttentionProblem& problem, const CacheRows& cache)
+      : kernels_(kernels),
+        problem_(problem),
+        cache_(cache),
+        query_bytes_(RoundUp(kernels.query_bytes(cache.latent), 64)),
+        weight_bytes_(RoundUp(kernels.weight_bytes(cache.latent), 64)) {}
+
+  LatentBuffers NewBuffers(ScopedWorkspace& workspace) const {
+    LatentBuffers b;
+    LatentTile& t = b.tile;
+    t.rows = 0;
+    t.queries = workspace->Allocate<char>(kTileGroups * query_bytes_);
+    t.scores = workspace->Allocate<float>(kRowTile * kKeyTile);
+    t.weights = workspace->Allocate<char>(kTileGroups * weight_bytes_);
+    t.output_stride = RoundUp(problem_.d_v, kernels_.output_pad);
+    t.outputs = workspace->Allocate<float>(kRowTile * t.output_stride);
+    t.max = workspace->Allocate<float>(3 * kRowTile);
+    t.sum = t.max + kRowTile;
+    t.alpha = t.sum + kRowTile;
+    t.visible = workspace->Allocate<int32_t>(kRowTile);
+    b.latents = workspace->Allocate<const void*>(kKeyTile);
+    return b;
+  }
+
+  // `whole`: the item of which `item` is a share.
+  void Run(const WorkItem& whole, const WorkItem& item, const Outputs& outputs,
+           LatentBuffers& b) const {
+    const int64_t end = std::min(item.key_end, Limit(item.seq, whole.row_end - 1));
+    PrefetchPart(Gather(item, item.key_begin, end, b), 0, 1);
+    LoadQueries(item, b);
+    const LatentTile& t = b.tile;
+    std::fill_n(t.outputs, t.rows * t.output_stride, 0.0f);
+    std::fill_n(t.max, kRowTile, kMinusInf);
+    std::fill_n(t.sum, kRowTile, 0.0f);
+    std::fill_n(t.visible, kRowTile, 0);
+    const void* latents[kKeyTile];
+    for (int64_t key = item.key_begin; key < end; key += kKeyTile) {
+      const int32_t keys = Gather(item, key, end, b).num_rows;
+      std::copy_n(b.latents, keys, latents);
+      for (int32_t i = 0; i < t.rows; ++i) {
+        const int64_t limit = Limit(item.seq, item.row_begin + i) - key;
+        t.visible[i] = static_cast<int32_t>(std::clamp<int64_t>(limit, 0, keys));
+      }
+      kernels_.attend(cache_.latent, t, latents, keys, problem_.scale * kLog2e,
+                      Gather(item, key + keys, end, b));
+    }
+    for (int32_t i = 0; i < t.rows; ++i) {
+      const int64_t row = item.row_begin + i;
+      const Destination to = outputs.At(item, row / problem_.heads, row % problem_.heads);
+      kernels_.write_row(t.outputs + i * t.output_stride, InverseOf(t.max[i], t.sum[i]),
+                         problem_.d_v, to.out);
+      if (to.lse != nullptr) *to.lse = LseOf(t.max[i], t.sum[i]);
+    }
+  }
+
+ private:
+  // Keys that row `row` of a sequence sees.
+  int64_t Limit(int32_t seq, int64_t row) const {
+    return VisibleKeys(GetSequence(problem_.batch, seq), static_cast<int32_t>(row / problem_.heads),
+                       problem_.causal);
+  }
+
+  // Points b.latents to the tile of keys at `key`.
+  RowsAhead Gather(const WorkItem& item, int64_t key, int64_t end, const LatentBuffers& b) const {
+    const int64_t keys = std::clamp<int64_t>(end - key, 0, kKeyTile);
+    GatherRows(cache_, problem_.batch, item.seq, 0, key, key + keys, b.latents);
+    return RowsAhead{b.latents, static_cast<int32_t>(keys),
+                     static_cast<int32_t>(kernels_.row_bytes(cache_.latent))};
+  }
+
+  void LoadQueries(const WorkItem& item, LatentBuffers& b) const {
+    const auto rows = static_cast<int32_t>(item.row_end - item.row_begin);
+    if (b.seq == item.seq && b.row_begin == item.row_begin && b.tile.rows == rows) return;
+    b.seq = item.seq;
+    b.row_begin = item.row_begin;
+    b.tile.rows = rows;
+    const ConstTensor& q = problem_.q;
+    for (int32_t group = 0; group < b.tile.groups(); ++group) {
+      const int32_t count = std::min(kGroupRows, rows - group * kGroupRows);
+      const float* from[kGroupRows];
+      for (int32_t i = 0; i < count; ++i) {
+        const int64_t row = item.row_begin + group * kGroupRows + i;
+        const int64_t token = problem_.batch.cu_q[item.seq] + row / problem_.heads;
+        from[i] = q.as<float>() + token * q.stride(0) + row % problem_.heads * q.stride(1);
+      }
+      kernels_.load_queries(cache_.latent, from, count, b.tile.queries + group * query_bytes_);
+    }
+  }
+
+  const LatentKernels& kernels_;
+  const AttentionProblem& problem_;
+  const CacheRows& cache_;
+  const int64_t query_bytes_, weight_bytes_;  // of a group
+};
+
+}  // namespace
+
+void AttendLatents(const LatentKernels& kernels, const AttentionProblem& problem,
+                   const CacheRows& cache, const Context& context) {
+  ScopedWorkspace workspace(context.workspace);
+  const PagedBatch& batch = problem.batch;
+  const PlanShape shape{problem.heads, 1, kRowTile, kTargetItems};
+  auto* seqs = workspace->Allocate<SequencePlan>(batch.num_seqs);
+  const AttentionPlan plan =
+      PlanAttention(shape, batch, {seqs, static_cast<size_t>(batch.num_seqs)});
+  const Outputs outputs(problem, plan, workspace);
+  const LatentTask task(kernels, problem, cache);
+  const int num_threads = NumThreads(context.threads);
+  auto* buffers = workspace->Allocate<LatentBuffers>(num_threads);
+  for (int t = 0; t < num_threads; ++t) buffers[t] = task.NewBuffers(workspace);
+  const int64_t shares = SharesOfItem(shape, batch, plan, num_threads);
+  const auto run_share = [&](int64_t index, int thread) {
+    const WorkItem whole = GetWorkItem(shape, batch, plan, index / shares);
+    const WorkItem item = ShareOfItem(whole, index % shares, shares);
+    if (item.row_begin < item.row_end) task.Run(whole, item, outputs, buffers[thread]);
+  };
+  RunItems(plan, outputs, context.threads, run_share, shares);
+}
+
+void AttendLatentsInBf16(const AttentionProblem& problem, const CacheRows& cache,
+                         const Context& context) {
+  if (cache.dtype == DType::kBF16) {
+    AttendLatents(Bf16LatentKernels(), problem, cache, context);
+  } else {
+    AttendPaged(Avx512Bf16TileKernels(), problem, cache, cache, context);
+  }
+}
+
+}  // namespace mla::cpu

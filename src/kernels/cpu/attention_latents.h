@@ -1,0 +1,88 @@
+// Absorbed attention over cached latents, with query rows as the lanes of a vector.
+//
+// A latent is key and value of every head, so many rows (query tokens x heads) meet it: 16 of them
+// are a group, one to a lane. Nothing of the cache is packed or transposed for it:
+//   scores   of a key with a group are sums over steps of packed queries times a few elements of
+//   the
+//            key, broadcast from where they lie in the cache. The online softmax of a group needs
+//            no sums across lanes.
+//   outputs  have the latent's elements as lanes. Two rows of bf16, or four of codes, are
+//   interleaved
+//            in registers, just before the dot products that add up over tokens.
+#ifndef MLA_KERNELS_CPU_ATTENTION_LATENTS_H_
+#define MLA_KERNELS_CPU_ATTENTION_LATENTS_H_
+
+#include <cstdint>
+
+#include "kernels/cpu/attention_driver.h"
+#include "kernels/cpu/attention_tile.h"
+#include "mla/int8_latent.h"
+
+namespace mla::cpu {
+
+inline constexpr int32_t kGroupRows = 16;                      // query rows of a group
+inline constexpr int32_t kTileGroups = kRowTile / kGroupRows;  // groups of a tile
+
+// A tile of up to kRowTile query rows, in memory of one thread. Groups are packed one after the
+// other, each in as many bytes as LatentKernels say.
+struct LatentTile {
+  int32_t rows;
+  char* queries;   // [groups] packed
+  float* scores;   // [groups, kKeyTile, kGroupRows]: scores, then softmax weights
+  char* weights;   // [groups] packed
+  float* outputs;  // [rows, output_stride] in the kernels' order; not yet divided by the sum
+  int64_t output_stride;
+  float* max;        // [kRowTile] of score * scale * log2(e); -inf at first
+  float* sum;        // [kRowTile]
+  float* alpha;      // [kRowTile]: factor of a tile of keys for the outputs so far
+  int32_t* visible;  // [kRowTile]: the first keys of a tile that the row sees; 0 past `rows`
+
+  int32_t groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
+};
+
+// What an instruction set provides for one type of cache. `dims` has the sizes of a latent, in
+// whatever type it is cached.
+struct LatentKernels {
+  int32_t output_pad;  // outputs of a row are padded to a multiple of it
+  int64_t (*query_bytes)(const Int8LatentLayout& dims);   // of a packed group
+  int64_t (*weight_bytes)(const Int8LatentLayout& dims);  // likewise
+  int64_t (*row_bytes)(const Int8LatentLayout& dims);     // of a latent
+  // Packs a group; rows[i] has kv_lora_rank + qk_rope_head_dim floats. Lanes past `count` are 0.
+  void (*load_queries)(const Int8LatentLayout& dims, const float* const* rows, int32_t count,
+                       char* queries);
+  // Attends with the tile to latents[0, keys), keys in 1 to kKeyTile. Reads nothing past the
+  // latents. Asks for `ahead` on the way.
+  void (*attend)(const Int8LatentLayout& dims, const LatentTile& tile, const void* const* latents,
+                 int32_t keys, float scale_log2, const RowsAhead& ahead);
+  // The outputs of a row times `factor`, in their natural order.
+  void (*write_row)(const float* outputs, float factor, int32_t d_v, float* out);
+};
+
+// Scratch memory: per thread about kRowTile * (4 d_k + 6 d_v) bytes; beside it the partial results
+// of AttendPaged. kv_heads of the problem is 1, values are the first d_v = kv_lora_rank elements.
+void AttendLatents(const LatentKernels& kernels, const AttentionProblem& problem,
+                   const CacheRows& cache, const Context& context);
+
+// Requires UsesAvx512Bf16() and a bf16 cache.
+LatentKernels Bf16LatentKernels();
+// As AttendLatents, with these kernels or, for an int8 cache, those of Avx512Bf16TileKernels().
+void AttendLatentsInBf16(const AttentionProblem& problem, const CacheRows& cache,
+                         const Context& context);
+
+// Requires UsesAvx512Vnni() and a cache of int8 latents.
+//
+// The codes are used as they lie in the cache. What meets them is quantised too, by the tile:
+//   scores   q of a row and group of 128 channels: signed numbers of 15 bits and a sign, hi * 256 +
+//            lo, whose products with codes are exact in 32 bits. Codes have 128 added, as the
+//            instruction multiplies unsigned by signed bytes; 128 * (sum of q) is taken off again.
+//            The rope part is a bf16 dot product.
+//   outputs  softmax weight * scale of the value's group, relative to the largest of the row, group
+//            and tile: unsigned bytes (SageAttention, arXiv:2410.02367, section 4.3, has signed
+//            ones relative to 1). The largest of 64 keys is seldom far above the others, so this
+//            adds less to the error than the cache's own codes do; a second byte would take it away
+//            at the cost of all that is gained over bf16 (bench/NOTES.md).
+LatentKernels Int8LatentKernels();
+
+}  // namespace mla::cpu
+
+#endif  // MLA_KERNELS_CPU_ATTENTION_LATENTS_H_
