@@ -72,10 +72,10 @@ void AttendLatentsInBf16(const AttentionProblem& problem, const CacheRows& cache
 // Requires UsesAvx512Vnni() and a cache of int8 latents.
 //
 // The codes are used as they lie in the cache. What meets them is quantised too, by the tile:
-//   scores   q of a row and group of 128 channels: signed numbers of 15 bits and a sign, hi * 256 +
-//            lo, whose products with codes are exact in 32 bits. Codes have 128 added, as the
-//            instruction multiplies unsigned by signed bytes; 128 * (sum of q) is taken off again.
-//            The rope part is a bf16 dot product.
+//   scores   q of a row and group of 128 channels: signed bytes, the largest magnitude 127. Codes
+//   have
+//            128 added, as the instruction multiplies unsigned by signed bytes; 128 * (sum of q) is
+//            taken off again: exact in 32 bits. The rope part is a bf16 dot product.
 //   outputs  softmax weight * scale of the value's group, relative to the largest of the row, group
 //            and tile: unsigned bytes (SageAttention, arXiv:2410.02367, section 4.3, has signed
 //            ones relative to 1). The largest of 64 keys is seldom far above the others, so this

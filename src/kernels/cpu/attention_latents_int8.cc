@@ -25,13 +25,12 @@ namespace {
 constexpr int32_t kGroup = Int8LatentLayout::kGroup;
 constexpr int kGroupSteps = kGroup / 4;
 constexpr int64_t kVectorBytes = 64;  // a word of every row of a group
-constexpr int kDigits = 2;            // bytes of a quantised query
 constexpr int kValueRows = 6;         // rows whose outputs are in registers at a time
 constexpr int kValueColumns = 64;     // of these rows: four vectors
 constexpr int kQuads = kKeyTile / 4;
-constexpr int kScoreSteps = kStepsPerAsk / 2;  // each has two digits
-// The largest quantised numbers: both bytes of a query stay in [-128, 127].
-constexpr float kQueryTop = 127.0f * 256;
+constexpr int64_t kScoresOfGroup = int64_t{kKeyTile} * kGroupRows;
+// The largest quantised numbers.
+constexpr float kQueryTop = 127.0f;
 constexpr float kWeightTop = 255.0f;
 // Products of weight and scale up to this are 0: kWeightTop divided by more is finite.
 constexpr float kLeastProduct = 0x1p-118f;
@@ -44,9 +43,9 @@ struct QuerySizes {
   explicit QuerySizes(const Int8LatentLayout& dims)
       : groups(dims.groups() * kVectorBytes),
         rope(RopeSteps(dims) * kVectorBytes),
-        digits(CodeSteps(dims) * kDigits * kVectorBytes) {}
-  int64_t groups, rope, digits;
-  int64_t all() const { return 2 * groups + rope + digits; }
+        codes(CodeSteps(dims) * kVectorBytes) {}
+  int64_t groups, rope, codes;
+  int64_t all() const { return 2 * groups + rope + codes; }
 };
 
 struct Queries {
@@ -54,11 +53,11 @@ struct Queries {
       : scales(data),
         offsets(scales + sizes.groups),
         rope(offsets + sizes.groups),
-        digits(rope + sizes.rope) {}
+        codes(rope + sizes.rope) {}
   char* scales;   // [groups] f32 vectors
-  char* offsets;  // [groups] i32 vectors: -128 * (sum of the quantised numbers)
+  char* offsets;  // [groups] i32 vectors: -128 * (sum of the codes)
   char* rope;     // [rope steps] pairs of bf16
-  char* digits;   // [code steps, kDigits] vectors of four bytes, high ones first
+  char* codes;    // [code steps] vectors of four bytes
 };
 
 // The packed softmax weights of a group.
@@ -89,18 +88,14 @@ inline __m256i BroadcastCodes(HalfGroup, const char* p) {
   return _mm256_xor_si256(HalfGroup::Broadcast(p), _mm256_set1_epi8(-128));
 }
 
-// The digits of `count` numbers of x times `factor`; returns the sum of the numbers.
-inline int32_t QuantiseGroup(const float* x, int32_t count, float factor, int8_t* high,
-                             int8_t* low) {
+// The codes of `count` numbers of x times `factor`; returns their sum.
+inline int32_t QuantiseGroup(const float* x, int32_t count, float factor, int8_t* codes) {
   __m512i sum = _mm512_setzero_si512();
   for (int32_t i = 0; i < count; i += kLanes) {
     const __m512 v = _mm512_maskz_loadu_ps(FirstOf16(count - i), x + i);
     const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(factor)));
     sum = _mm512_add_epi32(sum, n);
-    // n = 256 h + l with l in [-128, 127].
-    const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(128)), 8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(high + i), _mm512_cvtepi32_epi8(h));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(low + i), _mm512_cvtepi32_epi8(n));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(n));
   }
   return _mm512_reduce_add_epi32(sum);
 }
@@ -113,7 +108,7 @@ void LoadQueries(const Int8LatentLayout& dims, const float* const* rows, int32_t
     const int32_t begin = g * kGroup;
     const int32_t left = dims.kv_lora_rank - begin;
     const int32_t n = left < kGroup ? left : kGroup;
-    alignas(64) int8_t digits[kDigits][kGroupRows][kGroup] = {};
+    alignas(64) int8_t codes[kGroupRows][kGroup] = {};
     alignas(64) float scales[kGroupRows] = {};
     alignas(64) int32_t offsets[kGroupRows] = {};
     for (int32_t i = 0; i < count; ++i) {
@@ -132,93 +127,108 @@ void LoadQueries(const Int8LatentLayout& dims, const float* const* rows, int32_t
       const bool zero = most < Int8LatentLayout::kLeastMagnitude;
       if (finite) {
         const float factor = zero ? 0 : kQueryTop / most;
-        offsets[i] = -128 * QuantiseGroup(q, n, factor, digits[0][i], digits[1][i]);
+        offsets[i] = -128 * QuantiseGroup(q, n, factor, codes[i]);
       }
       scales[i] = !finite ? __builtin_nanf("") : zero ? 0 : most / kQueryTop;
     }
     _mm512_store_ps(to.scales + g * kVectorBytes, _mm512_load_ps(scales));
     _mm512_store_si512(to.offsets + g * kVectorBytes, _mm512_load_si512(offsets));
     const int32_t steps = (n + 3) / 4;
-    for (int digit = 0; digit < kDigits; ++digit) {
-      char* column = to.digits + (int64_t{g} * kGroupSteps * kDigits + digit) * kVectorBytes;
-      for (int32_t first = 0; first < steps; first += kLanes) {
-        __m512i r[16];
+    for (int32_t first = 0; first < steps; first += kLanes) {
+      __m512i r[16];
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(digits[digit][i] + 4 * first);
-        Transpose16(r);
-        StoreColumns(r, steps - first, column + first * kDigits * kVectorBytes,
-                     kDigits * kVectorBytes);
-      }
+      for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(codes[i] + 4 * first);
+      Transpose16(r);
+      StoreColumns(r, steps - first, to.codes + (int64_t{g} * kGroupSteps + first) * kVectorBytes,
+                   kVectorBytes);
     }
   }
 }
 
-// Scores of kKeyBlock keys with a group: first the rope part, then the groups of codes, each
-// scaled.
-template <typename Group>
+// Scores of kKeyBlock keys with kGroups groups of rows, `apart` bytes apart: first the rope part,
+// then the groups of codes, each scaled.
+template <typename Group, int kGroups>
 __attribute__((noinline)) void ScoreBlock(const Int8LatentLayout& dims, const Queries& queries,
-                                          const char* const* keys, float* scores,
+                                          int64_t apart, const char* const* keys, float* scores,
                                           LinesAhead& ahead) {
   {
-    typename Group::Float acc[kKeyBlock];
+    typename Group::Float acc[kKeyBlock][kGroups];
 #pragma GCC unroll 8
-    for (int t = 0; t < kKeyBlock; ++t) acc[t] = Group::Zero();
-    const char* q = queries.rope;
+    for (int t = 0; t < kKeyBlock; ++t) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) acc[t][i] = Group::Zero();
+    }
+    const char* query = queries.rope;
     int64_t at = dims.rope_offset();
     const int64_t end = at + 4 * int64_t{dims.qk_rope_head_dim / 2};
-    for (; at < end; at += 4, q += kVectorBytes) {
-      const typename Group::Int x = Group::Load(q);
+    for (; at < end; at += 4, query += kVectorBytes) {
+      typename Group::Int q[kGroups];
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) q[i] = Group::Load(query + i * apart);
 #pragma GCC unroll 8
-      for (int t = 0; t < kKeyBlock; ++t) DotPairs(acc[t], x, Group::Broadcast(keys[t] + at));
+      for (int t = 0; t < kKeyBlock; ++t) {
+        const typename Group::Int x = Group::Broadcast(keys[t] + at);
+#pragma GCC unroll 2
+        for (int i = 0; i < kGroups; ++i) DotPairs(acc[t][i], q[i], x);
+      }
     }
     if (dims.qk_rope_head_dim % 2 != 0) {
 #pragma GCC unroll 8
       for (int t = 0; t < kKeyBlock; ++t) {
-        DotPairs(acc[t], Group::Load(q), Group::BroadcastHalf(keys[t] + at));
+        const typename Group::Int x = Group::BroadcastHalf(keys[t] + at);
+#pragma GCC unroll 2
+        for (int i = 0; i < kGroups; ++i) DotPairs(acc[t][i], Group::Load(query + i * apart), x);
       }
     }
 #pragma GCC unroll 8
     for (int t = 0; t < kKeyBlock; ++t) {
-      _mm512_store_ps(scores + t * kGroupRows, Group::Widen(acc[t]));
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) {
+        _mm512_store_ps(scores + i * kScoresOfGroup + t * kGroupRows, Group::Widen(acc[t][i]));
+      }
     }
   }
   const int64_t codes = 4 * int64_t{CodeSteps(dims)};
-  const char* digits = queries.digits;
+  const char* query = queries.codes;
   for (int32_t g = 0; g < dims.groups(); ++g) {
-    typename Group::Int high[kKeyBlock], low[kKeyBlock];
-    const typename Group::Int offset = Group::Load(queries.offsets + g * kVectorBytes);
+    typename Group::Int acc[kKeyBlock][kGroups];
 #pragma GCC unroll 8
     for (int t = 0; t < kKeyBlock; ++t) {
-      high[t] = Group::ZeroInt();
-      low[t] = offset;
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) {
+        acc[t][i] = Group::Load(queries.offsets + i * apart + g * kVectorBytes);
+      }
     }
     const int64_t begin = int64_t{g} * kGroup;
     const int64_t end = begin + kGroup < codes ? begin + kGroup : codes;
     for (int64_t at = begin; at < end;) {
-      const int64_t next = at + 4 * kScoreSteps < end ? at + 4 * kScoreSteps : end;
-      for (; at < next; at += 4, digits += kDigits * kVectorBytes) {
-        const typename Group::Int h = Group::Load(digits), l = Group::Load(digits + kVectorBytes);
+      const int64_t next = at + 4 * kStepsPerAsk < end ? at + 4 * kStepsPerAsk : end;
+      for (; at < next; at += 4, query += kVectorBytes) {
+        typename Group::Int q[kGroups];
+#pragma GCC unroll 2
+        for (int i = 0; i < kGroups; ++i) q[i] = Group::Load(query + i * apart);
 #pragma GCC unroll 8
         for (int t = 0; t < kKeyBlock; ++t) {
           const typename Group::Int x = BroadcastCodes(Group(), keys[t] + at);
-          DotBytes(high[t], x, h);
-          DotBytes(low[t], x, l);
+#pragma GCC unroll 2
+          for (int i = 0; i < kGroups; ++i) DotBytes(acc[t][i], x, q[i]);
         }
       }
       ahead.Ask();
     }
-    const __m512 q_scale = _mm512_load_ps(queries.scales + g * kVectorBytes);
     const int64_t scale_at = dims.scales_offset() + 4 * int64_t{g};
 #pragma GCC unroll 8
     for (int t = 0; t < kKeyBlock; ++t) {
       float k_scale;
       __builtin_memcpy(&k_scale, keys[t] + scale_at, sizeof(k_scale));
-      const __m512i sum =
-          _mm512_add_epi32(_mm512_slli_epi32(Group::Widen(high[t]), 8), Group::Widen(low[t]));
-      float* to = scores + t * kGroupRows;
-      _mm512_store_ps(
-          to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
-                              _mm512_mul_ps(q_scale, _mm512_set1_ps(k_scale)), _mm512_load_ps(to)));
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) {
+        const __m512 q_scale = _mm512_load_ps(queries.scales + i * apart + g * kVectorBytes);
+        float* to = scores + i * kScoresOfGroup + t * kGroupRows;
+        _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(Group::Widen(acc[t][i])),
+                                            _mm512_mul_ps(q_scale, _mm512_set1_ps(k_scale)),
+                                            _mm512_load_ps(to)));
+      }
     }
   }
 }
@@ -328,25 +338,29 @@ void Attend(const Int8LatentLayout& dims, const LatentTile& tile, const void* co
   const int64_t weight_bytes = WeightBytes(dims);
   const int32_t panels = (dims.kv_lora_rank + kValueColumns - 1) / kValueColumns;
   const int32_t key_blocks = (keys + kKeyBlock - 1) / kKeyBlock;
-  const int32_t score_asks = dims.groups() * kGroupSteps / kScoreSteps;
-  LinesAhead ahead(rows_ahead, (key_blocks * score_asks + 4 * panels) * groups);
+  const int32_t row_blocks = tile.rows / kValueRows + 1;
+  const int32_t score_asks = dims.groups() * kGroupSteps / kStepsPerAsk;
+  LinesAhead ahead(rows_ahead,
+                   key_blocks * score_asks * ((groups + 1) / 2) + 2 * row_blocks * panels);
 
-  for (int32_t group = 0; group < groups; ++group) {
+  for (int32_t group = 0; group < groups; group += 2) {
     const Queries queries(query_sizes, tile.queries + group * query_sizes.all());
-    float* scores = tile.scores + int64_t{group} * kKeyTile * kGroupRows;
+    const bool two = group + 1 < groups;
+    float* scores = tile.scores + group * kScoresOfGroup;
     for (int32_t first = 0; first < keys; first += kKeyBlock) {
       const char* key[kKeyBlock];
       for (int t = 0; t < kKeyBlock; ++t) {  // past the end the last one again
         key[t] = static_cast<const char*>(latents[first + t < keys ? first + t : keys - 1]);
       }
-      if (RowsOfGroup(tile, group) > kHalfGroup) {
-        ScoreBlock<WholeGroup>(dims, queries, key, scores + first * kGroupRows, ahead);
-      } else {
-        ScoreBlock<HalfGroup>(dims, queries, key, scores + first * kGroupRows, ahead);
-      }
+      const auto score = two                                     ? ScoreBlock<WholeGroup, 2>
+                         : RowsOfGroup(tile, group) > kHalfGroup ? ScoreBlock<WholeGroup, 1>
+                                                                 : ScoreBlock<HalfGroup, 1>;
+      score(dims, queries, query_sizes.all(), key, scores + first * kGroupRows, ahead);
     }
+  }
+  for (int32_t group = 0; group < groups; ++group) {
     SoftmaxOfGroup(tile, group, keys, scale_log2);
-    QuantiseWeights(dims, scores, latents, keys,
+    QuantiseWeights(dims, tile.scores + group * kScoresOfGroup, latents, keys,
                     Weights(dims, tile.weights + group * weight_bytes));
   }
   for (int32_t panel = 0; panel < panels; ++panel) {
