@@ -11,7 +11,7 @@
 namespace mla::cpu {
 
 inline constexpr int32_t kRowTile = 64;        // query rows of a tile
-inline constexpr int32_t kTargetItems = 64;    // see PlanShape::target_items
+inline constexpr int32_t kTargetItems = 64;    // see PlanShape::target_items; at most so many parts
 inline constexpr int32_t kExpandedItems = 32;  // the same for the expanded form
 inline constexpr int32_t kChunkKeys = 256;     // keys projected at a time in the expanded form
 

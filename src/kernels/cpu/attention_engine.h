@@ -246,20 +246,19 @@ class Outputs {
       const float lse = part_lse_[PartRow(seq, i, row)];
       if (lse > max || std::isnan(lse)) max = lse;  // once NaN it stays so
     }
-    std::fill_n(to.out, problem_.d_v, 0.0f);
+    const float* parts[kTargetItems] = {};
+    float weights[kTargetItems] = {};
+    int32_t count = 0;
     float sum = 0;
-    for (int32_t i = 0; i < splits && max != kMinusInf; ++i) {
+    for (int32_t i = 0; i < splits; ++i) {
       const int64_t part = PartRow(seq, i, row);
       if (part_lse_[part] == kMinusInf) continue;
-      const float weight = std::exp(part_lse_[part] - max);
-      const float* o = part_out_ + part * problem_.d_v;
-      sum += weight;
-      for (int32_t j = 0; j < problem_.d_v; ++j) to.out[j] += weight * o[j];
+      parts[count] = part_out_ + part * problem_.d_v;
+      weights[count] = std::exp(part_lse_[part] - max);
+      sum += weights[count++];
     }
-    if (sum > 0) {
-      const float inverse = 1.0f / sum;
-      for (int32_t j = 0; j < problem_.d_v; ++j) to.out[j] *= inverse;
-    }
+    for (int32_t i = 0; i < count; ++i) weights[i] /= sum;
+    WeightedSum(parts, weights, count, problem_.d_v, to.out);
     if (to.lse != nullptr) *to.lse = max == kMinusInf ? kMinusInf : max + std::log(sum);
   }
 
@@ -277,7 +276,7 @@ void RunItems(const AttentionPlan& plan, const Outputs& outputs, ThreadPool* thr
               const Fn& run_item, int64_t shares = 1) {
   ParallelFor(threads, plan.num_items * shares, run_item);
   if (plan.num_merge_rows == 0) return;
-  constexpr int64_t kRows = 8;
+  constexpr int64_t kRows = 2;
   ParallelFor(threads, CeilDiv(plan.num_merge_rows, kRows), [&](int64_t task, int) {
     outputs.Merge(task * kRows, std::min((task + 1) * kRows, plan.num_merge_rows));
   });

@@ -9,9 +9,12 @@ namespace {
 struct LatentBuffers {
   LatentTile tile;
   const void** latents;  // [kKeyTile]
-  // Whose queries are loaded: the items of divided keys follow each other.
+  const void** ahead;    // [kKeyTile]: the next ones
+  // Whose queries are loaded, and the key whose tile was asked for last: the items of divided keys
+  // follow each other.
   int32_t seq = -1;
   int64_t row_begin = 0;
+  int64_t asked = -1;
 };
 
 class LatentTask {
@@ -37,30 +40,40 @@ class LatentTask {
     t.alpha = t.sum + kRowTile;
     t.visible = workspace->Allocate<int32_t>(kRowTile);
     b.latents = workspace->Allocate<const void*>(kKeyTile);
+    b.ahead = workspace->Allocate<const void*>(kKeyTile);
     return b;
   }
 
   // `whole`: the item of which `item` is a share.
   void Run(const WorkItem& whole, const WorkItem& item, const Outputs& outputs,
            LatentBuffers& b) const {
-    const int64_t end = std::min(item.key_end, Limit(item.seq, whole.row_end - 1));
-    PrefetchPart(Gather(item, item.key_begin, end, b), 0, 1);
+    const int64_t limit = Limit(item.seq, whole.row_end - 1);  // the next item goes on there
+    const int64_t end = std::min(item.key_end, limit);
+    if (b.seq != item.seq || b.asked != item.key_begin) {
+      PrefetchPart(Gather(item.seq, item.key_begin, limit, b.ahead), 0, 1);
+    }
     LoadQueries(item, b);
     const LatentTile& t = b.tile;
     std::fill_n(t.outputs, t.rows * t.output_stride, 0.0f);
     std::fill_n(t.max, kRowTile, kMinusInf);
     std::fill_n(t.sum, kRowTile, 0.0f);
     std::fill_n(t.visible, kRowTile, 0);
-    const void* latents[kKeyTile];
+    const int64_t seen_by_all = Limit(item.seq, item.row_begin);
     for (int64_t key = item.key_begin; key < end; key += kKeyTile) {
-      const int32_t keys = Gather(item, key, end, b).num_rows;
-      std::copy_n(b.latents, keys, latents);
-      for (int32_t i = 0; i < t.rows; ++i) {
-        const int64_t limit = Limit(item.seq, item.row_begin + i) - key;
-        t.visible[i] = static_cast<int32_t>(std::clamp<int64_t>(limit, 0, keys));
+      std::swap(b.latents, b.ahead);
+      const auto keys = static_cast<int32_t>(std::min<int64_t>(kKeyTile, end - key));
+      if (key == item.key_begin) Gather(item.seq, key, end, b.latents);
+      if (key + keys <= seen_by_all) {
+        std::fill_n(t.visible, t.rows, keys);
+      } else {
+        for (int32_t i = 0; i < t.rows; ++i) {
+          const int64_t seen = Limit(item.seq, item.row_begin + i) - key;
+          t.visible[i] = static_cast<int32_t>(std::clamp<int64_t>(seen, 0, keys));
+        }
       }
-      kernels_.attend(cache_.latent, t, latents, keys, problem_.scale * kLog2e,
-                      Gather(item, key + keys, end, b));
+      kernels_.attend(cache_.latent, t, b.latents, keys, problem_.scale * kLog2e,
+                      Gather(item.seq, key + keys, limit, b.ahead));
+      b.asked = key + keys;
     }
     for (int32_t i = 0; i < t.rows; ++i) {
       const int64_t row = item.row_begin + i;
@@ -78,11 +91,11 @@ class LatentTask {
                        problem_.causal);
   }
 
-  // Points b.latents to the tile of keys at `key`.
-  RowsAhead Gather(const WorkItem& item, int64_t key, int64_t end, const LatentBuffers& b) const {
+  // Points `latents` to the tile of keys at `key`.
+  RowsAhead Gather(int32_t seq, int64_t key, int64_t end, const void** latents) const {
     const int64_t keys = std::clamp<int64_t>(end - key, 0, kKeyTile);
-    GatherRows(cache_, problem_.batch, item.seq, 0, key, key + keys, b.latents);
-    return RowsAhead{b.latents, static_cast<int32_t>(keys),
+    GatherRows(cache_, problem_.batch, seq, 0, key, key + keys, latents);
+    return RowsAhead{latents, static_cast<int32_t>(keys),
                      static_cast<int32_t>(kernels_.row_bytes(cache_.latent))};
   }
 

@@ -308,6 +308,27 @@ void Softmax(const SoftmaxTile& tile) {
   }
 }
 
+void WeightedSum(const float* const* parts, const float* weights, int32_t count, int32_t n,
+                 float* out) {
+  const DF df;
+  int32_t j = 0;
+  for (; j + 4 * kLanes <= n; j += 4 * kLanes) {
+    VF sum[4] = {hn::Zero(df), hn::Zero(df), hn::Zero(df), hn::Zero(df)};
+    for (int32_t i = 0; i < count; ++i) {
+      const VF weight = hn::Set(df, weights[i]);
+      for (int k = 0; k < 4; ++k) {
+        sum[k] = hn::MulAdd(weight, hn::LoadU(df, parts[i] + j + k * kLanes), sum[k]);
+      }
+    }
+    for (int k = 0; k < 4; ++k) hn::StoreU(sum[k], df, out + j + k * kLanes);
+  }
+  for (; j < n; ++j) {
+    float sum = 0;
+    for (int32_t i = 0; i < count; ++i) sum += weights[i] * parts[i][j];
+    out[j] = sum;
+  }
+}
+
 TileKernels GetTileKernels(bool round_to_bf16) {
   return TileKernels{kPanel,
                      1,
@@ -323,6 +344,10 @@ TileKernels GetTileKernels(bool round_to_bf16) {
 
 }  // namespace attention
 
+void WeightedSumOfTarget(const float* const* parts, const float* weights, int32_t count, int32_t n,
+                         float* out) {
+  attention::WeightedSum(parts, weights, count, n, out);
+}
 TileKernels GetAttentionTileKernels(bool round_to_bf16) {
   return attention::GetTileKernels(round_to_bf16);
 }
@@ -334,6 +359,12 @@ HWY_AFTER_NAMESPACE();
 namespace mla::cpu {
 
 HWY_EXPORT(GetAttentionTileKernels);
+HWY_EXPORT(WeightedSumOfTarget);
+
+void WeightedSum(const float* const* parts, const float* weights, int32_t count, int32_t n,
+                 float* out) {
+  HWY_DYNAMIC_DISPATCH(WeightedSumOfTarget)(parts, weights, count, n, out);
+}
 
 TileKernels SimdTileKernels(bool round_to_bf16) {
   return HWY_DYNAMIC_DISPATCH(GetAttentionTileKernels)(round_to_bf16);

@@ -127,6 +127,10 @@ struct TileKernels {
 
 inline int64_t TransposeScratchFloats(int64_t dim) { return 16 * ((dim + 15) / 16 * 16); }
 
+// out[j] = sum of weights[i] * parts[i][j] over i in [0, count), j in [0, n).
+void WeightedSum(const float* const* parts, const float* weights, int32_t count, int32_t n,
+                 float* out);
+
 // fp32 arithmetic for the instruction set in use. `round_to_bf16`: ComputeMode::kBF16.
 TileKernels SimdTileKernels(bool round_to_bf16);
 // Requires UsesAvx512Bf16(). Packs bf16 rows only.
