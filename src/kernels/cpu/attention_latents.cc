@@ -8,8 +8,8 @@ namespace {
 // What a thread needs.
 struct LatentBuffers {
   LatentTile tile;
-  const void** latents;  // [kKeyTile]
-  const void** ahead;    // [kKeyTile]: the next ones
+  const void** latents;  // [keys_ahead], of which the first kKeyTile are attended to
+  const void** ahead;    // [keys_ahead]: those that follow
   // Whose queries are loaded, and the key whose tile was asked for last: the items of divided keys
   // follow each other.
   int32_t seq = -1;
@@ -39,8 +39,8 @@ class LatentTask {
     t.sum = t.max + kRowTile;
     t.alpha = t.sum + kRowTile;
     t.visible = workspace->Allocate<int32_t>(kRowTile);
-    b.latents = workspace->Allocate<const void*>(kKeyTile);
-    b.ahead = workspace->Allocate<const void*>(kKeyTile);
+    b.latents = workspace->Allocate<const void*>(kernels_.keys_ahead);
+    b.ahead = workspace->Allocate<const void*>(kernels_.keys_ahead);
     return b;
   }
 
@@ -91,9 +91,9 @@ class LatentTask {
                        problem_.causal);
   }
 
-  // Points `latents` to the tile of keys at `key`.
+  // Points `latents` to the keys from `key` on.
   RowsAhead Gather(int32_t seq, int64_t key, int64_t end, const void** latents) const {
-    const int64_t keys = std::clamp<int64_t>(end - key, 0, kKeyTile);
+    const int64_t keys = std::clamp<int64_t>(end - key, 0, kernels_.keys_ahead);
     GatherRows(cache_, problem_.batch, seq, 0, key, key + keys, latents);
     return RowsAhead{latents, static_cast<int32_t>(keys),
                      static_cast<int32_t>(kernels_.row_bytes(cache_.latent))};

@@ -44,6 +44,9 @@ struct LatentTile {
 // whatever type it is cached.
 struct LatentKernels {
   int32_t output_pad;  // outputs of a row are padded to a multiple of it
+  // How many keys are asked for during the tile before them. With those of two tiles each is asked
+  // for twice: the processor drops a request now and then.
+  int32_t keys_ahead;
   int64_t (*query_bytes)(const Int8LatentLayout& dims);   // of a packed group
   int64_t (*weight_bytes)(const Int8LatentLayout& dims);  // likewise
   int64_t (*row_bytes)(const Int8LatentLayout& dims);     // of a latent

@@ -98,6 +98,19 @@ void PackWeights(const float* weights, int32_t keys, char* to) {
   }
 }
 
+// Adds the values x and y of two tokens times their weights.
+template <int kRows>
+__attribute__((always_inline)) inline void AddPair(__m512i x, __m512i y, const char* weights,
+                                                   __m512 (&low)[kRows], __m512 (&high)[kRows]) {
+  const __m512i v_low = _mm512_unpacklo_epi16(x, y), v_high = _mm512_unpackhi_epi16(x, y);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i w = WholeGroup::Broadcast(weights + 4 * r);
+    DotPairs(low[r], w, v_low);
+    DotPairs(high[r], w, v_high);
+  }
+}
+
 // kRows rows by kValueColumns elements of the latents from byte `offset` on, `mask` of them there.
 // The vectors of outputs hold the first and the second four of every eight columns.
 template <int kRows>
@@ -113,21 +126,18 @@ __attribute__((noinline)) void OutputBlock(const char* weights, const void* cons
     high[r] = _mm512_mul_ps(factor, _mm512_load_ps(outputs + r * stride + kLanes));
   }
   const auto* rows = reinterpret_cast<const char* const*>(latents);
-  for (int32_t t = 0; t < keys;) {
+  int32_t t = 0;
+  while (t + 2 <= keys) {
     const int32_t next = t + kKeysPerAsk < keys ? t + kKeysPerAsk : keys;
-    for (; t < next; t += 2, weights += kStepBytes) {
-      const bool pair = t + 1 < keys;
-      const __m512i x = _mm512_maskz_loadu_epi16(mask, rows[t] + offset);
-      const __m512i y = _mm512_maskz_loadu_epi16(pair ? mask : 0, rows[pair ? t + 1 : t] + offset);
-      const __m512i v_low = _mm512_unpacklo_epi16(x, y), v_high = _mm512_unpackhi_epi16(x, y);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i w = WholeGroup::Broadcast(weights + 4 * r);
-        DotPairs(low[r], w, v_low);
-        DotPairs(high[r], w, v_high);
-      }
+    for (; t + 2 <= next; t += 2, weights += kStepBytes) {
+      AddPair<kRows>(_mm512_maskz_loadu_epi16(mask, rows[t] + offset),
+                     _mm512_maskz_loadu_epi16(mask, rows[t + 1] + offset), weights, low, high);
     }
     ahead.Ask();
+  }
+  if (t < keys) {
+    AddPair<kRows>(_mm512_maskz_loadu_epi16(mask, rows[t] + offset), _mm512_setzero_si512(),
+                   weights, low, high);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -229,8 +239,8 @@ namespace mla::cpu {
 
 LatentKernels Bf16LatentKernels() {
   using namespace latents_bf16;  // NOLINT(google-build-using-namespace)
-  return LatentKernels{kValueColumns, &QueryBytes, &WeightBytes, &RowBytes,
-                       &LoadQueries,  &Attend,     &WriteRow};
+  return LatentKernels{kValueColumns, kKeyTile,     &QueryBytes, &WeightBytes,
+                       &RowBytes,     &LoadQueries, &Attend,     &WriteRow};
 }
 
 }  // namespace mla::cpu

@@ -28,6 +28,7 @@ constexpr int64_t kVectorBytes = 64;  // a word of every row of a group
 constexpr int kValueRows = 6;         // rows whose outputs are in registers at a time
 constexpr int kValueColumns = 64;     // of these rows: four vectors
 constexpr int kQuads = kKeyTile / 4;
+constexpr int kKeysPerAsk = 32;  // whose values meet rows between two Ask()
 constexpr int64_t kScoresOfGroup = int64_t{kKeyTile} * kGroupRows;
 // The largest quantised numbers.
 constexpr float kQueryTop = 127.0f;
@@ -271,6 +272,22 @@ inline void QuantiseWeights(const Int8LatentLayout& dims, const float* weights,
   }
 }
 
+// Adds the values x of four tokens times their weights.
+template <int kRows>
+__attribute__((always_inline)) inline void AddQuad(const __m512i (&x)[4], const char* weights,
+                                                   __m512i (&acc)[kRows][4]) {
+  const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpackhi_epi8(x[0], x[1]);
+  const __m512i c = _mm512_unpacklo_epi8(x[2], x[3]), d = _mm512_unpackhi_epi8(x[2], x[3]);
+  const __m512i v[4] = {_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c),
+                        _mm512_unpacklo_epi16(b, d), _mm512_unpackhi_epi16(b, d)};
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i w = WholeGroup::Broadcast(weights + 4 * r);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) DotBytes(acc[r][i], w, v[i]);
+  }
+}
+
 // kRows rows by kValueColumns elements of the latents from byte `offset` on, `mask` of them there.
 // Vector i of outputs holds elements 4 i to 4 i + 3 of every 16.
 template <int kRows>
@@ -284,24 +301,26 @@ __attribute__((noinline)) void OutputBlock(const char* weights, const float* sca
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) acc[r][i] = _mm512_setzero_si512();
   }
-  for (int32_t t = 0; t < keys; t += 4, weights += kVectorBytes) {
+  const auto* rows = reinterpret_cast<const char* const*>(latents);
+  int32_t t = 0;
+  while (t + 4 <= keys) {
+    const int32_t next = t + kKeysPerAsk < keys ? t + kKeysPerAsk : keys;
+    for (; t + 4 <= next; t += 4, weights += kVectorBytes) {
+      __m512i x[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) x[i] = _mm512_maskz_loadu_epi8(mask, rows[t + i] + offset);
+      AddQuad<kRows>(x, weights, acc);
+    }
+    ahead.Ask();
+  }
+  if (t < keys) {
     __m512i x[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const bool there = t + i < keys;
-      x[i] = _mm512_maskz_loadu_epi8(there ? mask : 0,
-                                     static_cast<const char*>(latents[there ? t + i : t]) + offset);
+      x[i] = t + i < keys ? _mm512_maskz_loadu_epi8(mask, rows[t + i] + offset)
+                          : _mm512_setzero_si512();
     }
-    const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpackhi_epi8(x[0], x[1]);
-    const __m512i c = _mm512_unpacklo_epi8(x[2], x[3]), d = _mm512_unpackhi_epi8(x[2], x[3]);
-    const __m512i v[4] = {_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c),
-                          _mm512_unpacklo_epi16(b, d), _mm512_unpackhi_epi16(b, d)};
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i w = WholeGroup::Broadcast(weights + 4 * r);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) DotBytes(acc[r][i], w, v[i]);
-    }
+    AddQuad<kRows>(x, weights, acc);
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -418,8 +437,8 @@ namespace mla::cpu {
 
 LatentKernels Int8LatentKernels() {
   using namespace latents_int8;  // NOLINT(google-build-using-namespace)
-  return LatentKernels{kValueColumns, &QueryBytes, &WeightBytes, &RowBytes,
-                       &LoadQueries,  &Attend,     &WriteRow};
+  return LatentKernels{kValueColumns, 2 * kKeyTile, &QueryBytes, &WeightBytes,
+                       &RowBytes,     &LoadQueries, &Attend,     &WriteRow};
 }
 
 }  // namespace mla::cpu
