@@ -33,7 +33,7 @@ class LatentTask {
     t.queries = workspace->Allocate<char>(kTileGroups * query_bytes_);
     t.scores = workspace->Allocate<float>(kRowTile * kKeyTile);
     t.weights = workspace->Allocate<char>(kTileGroups * weight_bytes_);
-    t.output_stride = RoundUp(problem_.d_v, kernels_.output_pad);
+    t.output_stride = RoundUp(problem_.d_v, kernels_.output_pad) + 32;
     t.outputs = workspace->Allocate<float>(kRowTile * t.output_stride);
     t.max = workspace->Allocate<float>(3 * kRowTile);
     t.sum = t.max + kRowTile;
