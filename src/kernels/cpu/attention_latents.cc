@@ -10,8 +10,8 @@ struct LatentBuffers {
   LatentTile tile;
   const void** latents;  // [keys_ahead], of which the first kKeyTile are attended to
   const void** ahead;    // [keys_ahead]: those that follow
-  // Whose queries are loaded, and the key whose tile was asked for last: the items of divided keys
-  // follow each other.
+  // Whose queries are loaded, and the key where `ahead` begins: the items of divided keys follow
+  // each other.
   int32_t seq = -1;
   int64_t row_begin = 0;
   int64_t asked = -1;
@@ -49,8 +49,9 @@ class LatentTask {
            LatentBuffers& b) const {
     const int64_t limit = Limit(item.seq, whole.row_end - 1);  // the next item goes on there
     const int64_t end = std::min(item.key_end, limit);
-    if (b.seq != item.seq || b.asked != item.key_begin) {
+    if (b.seq != item.seq || b.row_begin != item.row_begin || b.asked != item.key_begin) {
       PrefetchPart(Gather(item.seq, item.key_begin, limit, b.ahead), 0, 1);
+      b.asked = item.key_begin;
     }
     LoadQueries(item, b);
     const LatentTile& t = b.tile;
@@ -62,7 +63,6 @@ class LatentTask {
     for (int64_t key = item.key_begin; key < end; key += kKeyTile) {
       std::swap(b.latents, b.ahead);
       const auto keys = static_cast<int32_t>(std::min<int64_t>(kKeyTile, end - key));
-      if (key == item.key_begin) Gather(item.seq, key, end, b.latents);
       if (key + keys <= seen_by_all) {
         std::fill_n(t.visible, t.rows, keys);
       } else {
