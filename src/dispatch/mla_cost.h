@@ -32,7 +32,7 @@ MlaArithmetic MlaArithmeticOf(ComputeMode compute, DType cache);
 // The terms of a cost.
 enum MlaTerm {
   kMlaProducts,    // multiply-adds of scores and sums
-  kMlaTiles,       // numbers of keys and values loaded (and, expanded, packed) for a tile of rows
+  kMlaTiles,       // numbers of keys and values loaded for a tile of rows
   kMlaProjection,  // multiply-adds with W_UK and W_UV
   kMlaWeights,     // numbers of W_UK and W_UV read once
   kMlaMerge,       // numbers of partial results written and merged, where keys are split

@@ -23,8 +23,8 @@ class LatentTask {
       : kernels_(kernels),
         problem_(problem),
         cache_(cache),
-        query_bytes_(RoundUp(kernels.query_bytes(cache.latent), 64)),
-        weight_bytes_(RoundUp(kernels.weight_bytes(cache.latent), 64)) {}
+        query_bytes_(kernels.query_bytes(cache.latent)),
+        weight_bytes_(kernels.weight_bytes(cache.latent)) {}
 
   LatentBuffers NewBuffers(ScopedWorkspace& workspace) const {
     LatentBuffers b;
@@ -33,6 +33,7 @@ class LatentTask {
     t.queries = workspace->Allocate<char>(kTileGroups * query_bytes_);
     t.scores = workspace->Allocate<float>(kRowTile * kKeyTile);
     t.weights = workspace->Allocate<char>(kTileGroups * weight_bytes_);
+    // Rows a power of 2 apart would share a few sets of the first-level cache.
     t.output_stride = RoundUp(problem_.d_v, kernels_.output_pad) + 32;
     t.outputs = workspace->Allocate<float>(kRowTile * t.output_stride);
     t.max = workspace->Allocate<float>(3 * kRowTile);

@@ -47,9 +47,10 @@ struct LatentKernels {
   // How many keys are asked for during the tile before them. With those of two tiles each is asked
   // for twice: the processor drops a request now and then.
   int32_t keys_ahead;
-  int64_t (*query_bytes)(const Int8LatentLayout& dims);   // of a packed group
-  int64_t (*weight_bytes)(const Int8LatentLayout& dims);  // likewise
-  int64_t (*row_bytes)(const Int8LatentLayout& dims);     // of a latent
+  // Of a packed group: multiples of 64.
+  int64_t (*query_bytes)(const Int8LatentLayout& dims);
+  int64_t (*weight_bytes)(const Int8LatentLayout& dims);
+  int64_t (*row_bytes)(const Int8LatentLayout& dims);  // of a latent
   // Packs a group; rows[i] has kv_lora_rank + qk_rope_head_dim floats. Lanes past `count` are 0.
   void (*load_queries)(const Int8LatentLayout& dims, const float* const* rows, int32_t count,
                        char* queries);
@@ -75,10 +76,11 @@ void AttendLatentsInBf16(const AttentionProblem& problem, const CacheRows& cache
 // Requires UsesAvx512Vnni() and a cache of int8 latents.
 //
 // The codes are used as they lie in the cache. What meets them is quantised too, by the tile:
-//   scores   q of a row and group of 128 channels: signed bytes, the largest magnitude 127. Codes
-//   have
-//            128 added, as the instruction multiplies unsigned by signed bytes; 128 * (sum of q) is
-//            taken off again: exact in 32 bits. The rope part is a bf16 dot product.
+//   scores   q of a row and group of 128 channels: signed bytes, the largest of magnitude 127.
+//            Codes have 128 added, as the instruction multiplies unsigned by signed bytes, and 128
+//            * (sum of q) is taken off again: exact in 32 bits. This adds as much to the error as
+//            the codes of the keys do; a second byte would double the products. The rope part is a
+//            bf16 dot product.
 //   outputs  softmax weight * scale of the value's group, relative to the largest of the row, group
 //            and tile: unsigned bytes (SageAttention, arXiv:2410.02367, section 4.3, has signed
 //            ones relative to 1). The largest of 64 keys is seldom far above the others, so this

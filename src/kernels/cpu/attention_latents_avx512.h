@@ -37,7 +37,6 @@ struct WholeGroup {
   using Float = __m512;
   using Int = __m512i;
   static Float Zero() { return _mm512_setzero_ps(); }
-  static Int ZeroInt() { return _mm512_setzero_si512(); }
   static Int Load(const void* p) { return _mm512_load_si512(p); }
   static Int Broadcast(const void* p) {
     int32_t word;
@@ -56,7 +55,6 @@ struct HalfGroup {
   using Float = __m256;
   using Int = __m256i;
   static Float Zero() { return _mm256_setzero_ps(); }
-  static Int ZeroInt() { return _mm256_setzero_si256(); }
   static Int Load(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
   static Int Broadcast(const void* p) {
     int32_t word;
