@@ -21,9 +21,9 @@ struct FormPrices {
 constexpr FormPrices kPrices[] = {
     // kF32: form_grid --compute f32 --kv f32
     {{16.7, 524, 35.3, 199, 1890, 0}, {21.1, 457, 20.2, 1300, 3170, 0}},
-    // kBf16: form_grid
+    // kBf16: form_grid --depths 0,512,2048,8192
     {{10.6, 89.5, 29.5, 53.5, 1600, 0}, {14.5, 114, 10.4, 315, 1740, 0}},
-    // kInt8: form_grid --kv i8
+    // kInt8: form_grid --kv i8 --depths 0,512,2048,8192
     {{6.80, 67.7, 23.4, 54.5, 1510, 0}, {9.52, 486, 9.83, 283, 0, 0}},
 };
 

@@ -26,10 +26,7 @@ namespace {  // NOLINT(google-build-namespaces)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 #endif
 
-inline constexpr int kLanes = 16;                 // of 32 bits
-inline constexpr int kPanel = 32;                 // columns: two vectors of pairs
-inline constexpr int kStepElements = 2 * kPanel;  // bf16 of a panel step
-inline constexpr int kRows = 12;                  // rows of C in registers, two vectors each
+inline constexpr int kLanes = 16;  // of 32 bits
 inline constexpr float kLowest = -__builtin_inff();
 
 inline __mmask32 FirstOf32(int64_t n) {
@@ -37,43 +34,6 @@ inline __mmask32 FirstOf32(int64_t n) {
 }
 inline __mmask16 FirstOf16(int64_t n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u);
-}
-
-inline void RoundRow(const float* src, int32_t n, void* dst) {
-  auto* to = static_cast<uint16_t*>(dst);
-  const int32_t padded = (n + 1) & ~1;
-  for (int32_t i = 0; i < padded; i += kLanes) {
-    const __m512 x = _mm512_maskz_loadu_ps(FirstOf16(n - i), src + i);
-    const __m256i y = (__m256i)_mm512_cvtneps_pbh(x);
-    _mm256_mask_storeu_epi16(to + i, FirstOf16(padded - i), y);
-  }
-}
-
-inline void PackTransposed(const SourceRows& src, const Panels& dst, float*) {
-  const int32_t columns = (src.num_rows + kPanel - 1) / kPanel * kPanel;
-  const int64_t steps = (src.dim + 1) / 2;
-  for (int32_t first = 0; first < columns; first += kLanes) {
-    uint16_t* panel = static_cast<uint16_t*>(dst.data) +
-                      (first / kPanel * int64_t{dst.steps} + dst.offset) * kStepElements +
-                      first % kPanel * 2;
-    for (int64_t step = 0; step < steps; step += kLanes) {
-      const __mmask32 mask = FirstOf32(src.dim - 2 * step);
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        r[i] = first + i < src.num_rows
-                   ? _mm512_maskz_loadu_epi16(
-                         mask, static_cast<const uint16_t*>(src.rows[first + i]) + 2 * step)
-                   : _mm512_setzero_si512();
-      }
-      Transpose16(r);
-      const int64_t n = steps - step;
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        if (i < n) _mm512_store_si512(panel + (step + i) * kStepElements, r[i]);
-      }
-    }
-  }
 }
 
 // 2^x for x <= 0, to about 3e-7.

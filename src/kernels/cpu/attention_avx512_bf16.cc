@@ -26,6 +26,47 @@ namespace mla::cpu {
 namespace avx512_bf16 {
 namespace {
 
+constexpr int kPanel = 32;                 // columns: two vectors of pairs
+constexpr int kStepElements = 2 * kPanel;  // bf16 of a panel step
+constexpr int kRows = 12;                  // rows of C in registers, two vectors each
+
+void RoundRow(const float* src, int32_t n, void* dst) {
+  auto* to = static_cast<uint16_t*>(dst);
+  const int32_t padded = (n + 1) & ~1;
+  for (int32_t i = 0; i < padded; i += kLanes) {
+    const __m512 x = _mm512_maskz_loadu_ps(FirstOf16(n - i), src + i);
+    const __m256i y = (__m256i)_mm512_cvtneps_pbh(x);
+    _mm256_mask_storeu_epi16(to + i, FirstOf16(padded - i), y);
+  }
+}
+
+void PackTransposed(const SourceRows& src, const Panels& dst, float*) {
+  const int32_t columns = (src.num_rows + kPanel - 1) / kPanel * kPanel;
+  const int64_t steps = (src.dim + 1) / 2;
+  for (int32_t first = 0; first < columns; first += kLanes) {
+    uint16_t* panel = static_cast<uint16_t*>(dst.data) +
+                      (first / kPanel * int64_t{dst.steps} + dst.offset) * kStepElements +
+                      first % kPanel * 2;
+    for (int64_t step = 0; step < steps; step += kLanes) {
+      const __mmask32 mask = FirstOf32(src.dim - 2 * step);
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        r[i] = first + i < src.num_rows
+                   ? _mm512_maskz_loadu_epi16(
+                         mask, static_cast<const uint16_t*>(src.rows[first + i]) + 2 * step)
+                   : _mm512_setzero_si512();
+      }
+      Transpose16(r);
+      const int64_t n = steps - step;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if (i < n) _mm512_store_si512(panel + (step + i) * kStepElements, r[i]);
+      }
+    }
+  }
+}
+
 void DecodeLatents(const void* const* rows, int32_t num_rows, const Int8LatentLayout& layout,
                    void* to, int64_t stride) {
   const int32_t rank = layout.kv_lora_rank;

@@ -246,6 +246,7 @@ class Outputs {
       const float lse = part_lse_[PartRow(seq, i, row)];
       if (lse > max || std::isnan(lse)) max = lse;  // once NaN it stays so
     }
+    static_assert(kExpandedItems <= kTargetItems);
     const float* parts[kTargetItems] = {};
     float weights[kTargetItems] = {};
     int32_t count = 0;

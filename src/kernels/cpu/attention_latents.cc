@@ -10,8 +10,8 @@ struct LatentBuffers {
   LatentTile tile;
   const void** latents;  // [keys_ahead], of which the first kKeyTile are attended to
   const void** ahead;    // [keys_ahead]: those that follow
-  // Whose queries are loaded, and the key where `ahead` begins: the items of divided keys follow
-  // each other.
+  // Whose queries are loaded, and up to which key the latents are on their way: the items of
+  // divided keys follow each other.
   int32_t seq = -1;
   int64_t row_begin = 0;
   int64_t asked = -1;
@@ -50,10 +50,8 @@ class LatentTask {
            LatentBuffers& b) const {
     const int64_t limit = Limit(item.seq, whole.row_end - 1);  // the next item goes on there
     const int64_t end = std::min(item.key_end, limit);
-    if (b.seq != item.seq || b.row_begin != item.row_begin || b.asked != item.key_begin) {
-      PrefetchPart(Gather(item.seq, item.key_begin, limit, b.ahead), 0, 1);
-      b.asked = item.key_begin;
-    }
+    const RowsAhead first = Gather(item.seq, item.key_begin, limit, b.ahead);
+    if (b.seq != item.seq || b.asked != item.key_begin) PrefetchPart(first, 0, 1);
     LoadQueries(item, b);
     const LatentTile& t = b.tile;
     std::fill_n(t.outputs, t.rows * t.output_stride, 0.0f);

@@ -2,13 +2,10 @@
 //
 // A latent is key and value of every head, so many rows (query tokens x heads) meet it: 16 of them
 // are a group, one to a lane. Nothing of the cache is packed or transposed for it:
-//   scores   of a key with a group are sums over steps of packed queries times a few elements of
-//   the
-//            key, broadcast from where they lie in the cache. The online softmax of a group needs
-//            no sums across lanes.
-//   outputs  have the latent's elements as lanes. Two rows of bf16, or four of codes, are
-//   interleaved
-//            in registers, just before the dot products that add up over tokens.
+//   scores   Sums over steps of packed queries times a few elements of a key, broadcast from where
+//            they lie in the cache. The online softmax of a group needs no sums across lanes.
+//   outputs  Have the latent's elements as lanes. Two rows of bf16, or four of codes, are put in
+//            pairs or fours in registers, before the dot products that add up over tokens.
 #ifndef MLA_KERNELS_CPU_ATTENTION_LATENTS_H_
 #define MLA_KERNELS_CPU_ATTENTION_LATENTS_H_
 
@@ -62,8 +59,9 @@ struct LatentKernels {
   void (*write_row)(const float* outputs, float factor, int32_t d_v, float* out);
 };
 
-// Scratch memory: per thread about kRowTile * (4 d_k + 6 d_v) bytes; beside it the partial results
-// of AttendPaged. kv_heads of the problem is 1, values are the first d_v = kv_lora_rank elements.
+// Scratch memory: per thread about kRowTile * (2 d_k + 4 d_v) bytes and 40 KiB; beside it the
+// partial results of AttendPaged. kv_heads of the problem is 1, values are the first d_v =
+// kv_lora_rank elements.
 void AttendLatents(const LatentKernels& kernels, const AttentionProblem& problem,
                    const CacheRows& cache, const Context& context);
 

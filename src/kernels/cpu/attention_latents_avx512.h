@@ -22,6 +22,7 @@ namespace {  // NOLINT(google-build-namespaces)
 
 inline constexpr int kKeyBlock = 8;   // keys whose scores are in registers at a time
 inline constexpr int kHalfGroup = 8;  // rows that half a vector holds
+inline constexpr int64_t kScoresOfGroup = int64_t{kKeyTile} * kGroupRows;
 
 // acc += a . b by pairs of bf16. Written in assembly, as are the other dot products: GCC 12 keeps
 // many accumulators of the intrinsics in memory.
@@ -105,7 +106,7 @@ inline void PackPairs(const float* const* rows, int32_t count, int32_t offset, i
 // The online softmax of a group: scores become weights, 0 where not visible and up to the next
 // multiple of 4 keys.
 inline void SoftmaxOfGroup(const LatentTile& tile, int32_t group, int32_t keys, float scale_log2) {
-  float* s = tile.scores + int64_t{group} * kKeyTile * kGroupRows;
+  float* s = tile.scores + group * kScoresOfGroup;
   const int32_t lane = group * kGroupRows;
   const __m512i visible = _mm512_load_si512(tile.visible + lane);
   const __m512 scale = _mm512_set1_ps(scale_log2);
@@ -180,6 +181,14 @@ class LinesAhead {
   int32_t at_ = 0;
 };
 inline constexpr int kStepsPerAsk = 16;  // of a product, between two calls of LinesAhead::Ask()
+
+// The block of keys from `first` on; past the end the last one again.
+inline void KeysOfBlock(const void* const* latents, int32_t first, int32_t keys,
+                        const char* (&block)[kKeyBlock]) {
+  for (int t = 0; t < kKeyBlock; ++t) {
+    block[t] = static_cast<const char*>(latents[first + t < keys ? first + t : keys - 1]);
+  }
+}
 
 // Rows of a group that exist.
 inline int32_t RowsOfGroup(const LatentTile& tile, int32_t group) {

@@ -39,10 +39,10 @@ void LoadQueries(const Int8LatentLayout& dims, const float* const* rows, int32_t
   PackPairs(rows, count, 0, LatentDim(dims), queries);
 }
 
-// Scores of kKeyBlock keys of `dim` elements with kGroups groups.
+// Scores of kKeyBlock keys of `dim` elements with kGroups groups of rows, `apart` bytes apart.
 template <typename Group, int kGroups>
-__attribute__((noinline)) void ScoreBlock(const char* const* queries, const char* const* keys,
-                                          int32_t dim, float* const* scores, LinesAhead& ahead) {
+__attribute__((noinline)) void ScoreBlock(const char* query, int64_t apart, const char* const* keys,
+                                          int32_t dim, float* scores, LinesAhead& ahead) {
   typename Group::Float acc[kKeyBlock][kGroups];
   const char* key[kKeyBlock];
 #pragma GCC unroll 8
@@ -51,8 +51,6 @@ __attribute__((noinline)) void ScoreBlock(const char* const* queries, const char
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) acc[t][g] = Group::Zero();
   }
-  const char* query = queries[0];
-  const int64_t apart = kGroups > 1 ? queries[kGroups - 1] - query : 0;
   const int64_t steps = dim / 2;
   for (int64_t k = 0; k < steps;) {
     const int64_t next = k + kStepsPerAsk < steps ? k + kStepsPerAsk : steps;
@@ -81,7 +79,7 @@ __attribute__((noinline)) void ScoreBlock(const char* const* queries, const char
   for (int t = 0; t < kKeyBlock; ++t) {
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
-      _mm512_store_ps(scores[g] + t * kGroupRows, Group::Widen(acc[t][g]));
+      _mm512_store_ps(scores + g * kScoresOfGroup + t * kGroupRows, Group::Widen(acc[t][g]));
     }
   }
 }
@@ -175,29 +173,20 @@ void Attend(const Int8LatentLayout& dims, const LatentTile& tile, const void* co
       rows_ahead, key_blocks * ((groups + 1) / 2) * score_asks + panels * row_blocks * output_asks);
 
   for (int32_t group = 0; group < groups; group += 2) {
-    const bool two = group + 1 < groups;
-    const char* queries[2] = {tile.queries + group * query_bytes,
-                              tile.queries + (group + 1) * query_bytes};
+    const char* query = tile.queries + group * query_bytes;
+    float* scores = tile.scores + group * kScoresOfGroup;
     for (int32_t first = 0; first < keys; first += kKeyBlock) {
       const char* key[kKeyBlock];
-      for (int t = 0; t < kKeyBlock; ++t) {  // past the end the last one again
-        key[t] = static_cast<const char*>(latents[first + t < keys ? first + t : keys - 1]);
-      }
-      float* to = tile.scores + (int64_t{group} * kKeyTile + first) * kGroupRows;
-      float* scores[2] = {to, to + kKeyTile * kGroupRows};
-      if (two) {
-        ScoreBlock<WholeGroup, 2>(queries, key, dim, scores, ahead);
-      } else if (RowsOfGroup(tile, group) > kHalfGroup) {
-        ScoreBlock<WholeGroup, 1>(queries, key, dim, scores, ahead);
-      } else {
-        ScoreBlock<HalfGroup, 1>(queries, key, dim, scores, ahead);
-      }
+      KeysOfBlock(latents, first, keys, key);
+      const auto score = group + 1 < groups                      ? ScoreBlock<WholeGroup, 2>
+                         : RowsOfGroup(tile, group) > kHalfGroup ? ScoreBlock<WholeGroup, 1>
+                                                                 : ScoreBlock<HalfGroup, 1>;
+      score(query, query_bytes, key, dim, scores + first * kGroupRows, ahead);
     }
   }
   for (int32_t group = 0; group < groups; ++group) {
     SoftmaxOfGroup(tile, group, keys, scale_log2);
-    PackWeights(tile.scores + int64_t{group} * kKeyTile * kGroupRows, keys,
-                tile.weights + group * weight_bytes);
+    PackWeights(tile.scores + group * kScoresOfGroup, keys, tile.weights + group * weight_bytes);
   }
   for (int32_t panel = 0; panel < panels; ++panel) {
     const __mmask32 mask = FirstOf32(dims.kv_lora_rank - panel * kValueColumns);

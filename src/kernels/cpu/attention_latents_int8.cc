@@ -29,7 +29,6 @@ constexpr int kValueRows = 6;         // rows whose outputs are in registers at 
 constexpr int kValueColumns = 64;     // of these rows: four vectors
 constexpr int kQuads = kKeyTile / 4;
 constexpr int kKeysPerAsk = 32;  // whose values meet rows between two Ask()
-constexpr int64_t kScoresOfGroup = int64_t{kKeyTile} * kGroupRows;
 // The largest quantised numbers.
 constexpr float kQueryTop = 127.0f;
 constexpr float kWeightTop = 255.0f;
@@ -262,7 +261,7 @@ inline void QuantiseWeights(const Int8LatentLayout& dims, const float* weights,
       for (int i = 0; i < 4; ++i) {
         const __m512 x = _mm512_mul_ps(_mm512_load_ps(weights + (t + i) * kGroupRows),
                                        _mm512_set1_ps(scales[t + i]));
-        // 0 for a NaN, which has the same exponent as the infinities.
+        // A NaN becomes 0: as an integer it would change the bytes beside it.
         n[i] = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_mul_ps(x, factor), _mm512_setzero_ps()));
       }
       const __m512i low = _mm512_or_si512(n[0], _mm512_slli_epi32(n[1], 8));
@@ -368,9 +367,7 @@ void Attend(const Int8LatentLayout& dims, const LatentTile& tile, const void* co
     float* scores = tile.scores + group * kScoresOfGroup;
     for (int32_t first = 0; first < keys; first += kKeyBlock) {
       const char* key[kKeyBlock];
-      for (int t = 0; t < kKeyBlock; ++t) {  // past the end the last one again
-        key[t] = static_cast<const char*>(latents[first + t < keys ? first + t : keys - 1]);
-      }
+      KeysOfBlock(latents, first, keys, key);
       const auto score = two                                     ? ScoreBlock<WholeGroup, 2>
                          : RowsOfGroup(tile, group) > kHalfGroup ? ScoreBlock<WholeGroup, 1>
                                                                  : ScoreBlock<HalfGroup, 1>;
