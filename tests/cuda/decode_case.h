@@ -102,6 +102,19 @@ class DecodeMemory {
   cuda::MlaDecodeArgs args_;
 };
 
+// Keeps multiprocessors from other work, from the constructor on for about so long.
+class BusyDevice {
+ public:
+  BusyDevice(int32_t multiprocessors, double milliseconds);
+  ~BusyDevice();
+  BusyDevice(const BusyDevice&) = delete;
+  BusyDevice& operator=(const BusyDevice&) = delete;
+
+ private:
+  void* stream_ = nullptr;
+  int32_t* begun_ = nullptr;
+};
+
 // In fp64, from the values' rule: it reads neither the cache nor the page table. Of an FP8 cache it
 // takes the values as they are quantised: what is tested is the attention.
 DecodeResult DecodeReference(const DecodeCase& c);

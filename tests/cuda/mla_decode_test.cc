@@ -278,6 +278,39 @@ TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
   }
 }
 
+// Other work holds some multiprocessors back: thread blocks then begin when others have ended, and
+// those that merge cannot wait for each other. Call after call with one schedule.
+TEST_F(MlaDecodeOnDevice, SameBitsWhereThreadBlocksBeginLate) {
+  const int32_t sms = (*cuda::Devices())[0].num_sms;
+  for (const std::string& kernel : Kernels()) {
+    DecodeCase c = Case(32, 2, kDims[0], 64, {5000, 100, 900, 20000});
+    c.fp8 = IsFp8(kernel);
+    DecodeMemory memory(c);
+    if (Refuses(memory, kernel)) continue;
+    CudaContext context;
+    context.kernel = kernel;
+    ASSERT_TRUE(memory.Run(context).ok());
+    const DecodeResult first = memory.Results();
+    EXPECT_EQ(CompareDecode(c, first, DecodeReference(c)), "") << kernel;
+    cudaStream_t stream;
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    context.stream = stream;
+    for (const int32_t busy : {1, 0, sms / 3, sms - 1, 0, 2, sms - 7}) {
+      memory.PoisonOutputs();
+      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      {
+        const BusyDevice other(busy, 3);
+        ASSERT_TRUE(cuda::MlaDecode(memory.args(), context).ok());
+      }
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      const DecodeResult again = memory.Results();
+      EXPECT_EQ(again.out, first.out) << kernel << ", " << busy << " multiprocessors busy";
+      EXPECT_EQ(again.lse, first.lse) << kernel << ", " << busy << " multiprocessors busy";
+    }
+    cudaStreamDestroy(stream);
+  }
+}
+
 // That the one sequence of `alone` has the same bits as the first of `together`.
 void ExpectFirstIsAsAlone(DecodeMemory& alone, DecodeMemory& together, const CudaContext& context) {
   ASSERT_TRUE(alone.Run(context).ok());

@@ -61,6 +61,6 @@ cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stre
 }  // namespace
 
 extern const MlaDecodeKernel kMlaDecodeSm90Fp8Direct = {"sm90_fp8_direct", Refuses, RowTile,
-                                                        BlocksPerSm, Launch};
+                                                        BlocksPerSm,       Launch,  true};
 
 }  // namespace mla::cuda

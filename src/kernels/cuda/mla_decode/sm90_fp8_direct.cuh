@@ -9,6 +9,7 @@
 #include "kernels/cuda/mla_decode/sm90_fp8_direct_loader.cuh"
 #include "kernels/cuda/mla_decode/sm90_fp8_direct_scores.cuh"
 #include "kernels/cuda/mla_decode/sm90_fp8_direct_values.cuh"
+#include "kernels/cuda/mla_decode/sm90_merge.cuh"
 
 namespace mla::cuda::sm90::direct {
 
@@ -51,7 +52,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       dynamic + (misaligned == 0 ? 0 : kSharedAlignment - misaligned));
 
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
-  if (threadIdx.x == kWarp) InitFp8Barriers(shared);
+  if (threadIdx.x == kWarp) {
+    InitFp8Barriers(shared);
+    InitMerge(shared.merge);
+  }
   PlaceRow(params, shared);
   __syncthreads();
   WaitForPriorKernel();
@@ -64,13 +68,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       Fp8Loader<S>(params, run, shared).Run();
     } else if (threadIdx.x < 2 * kWarp) {
       Fp8Scaler<S>(params, shared).Run();
+    } else if (threadIdx.x < 3 * kWarp) {
+      StartWatch<S::kRows, kFp8LatentRank> watch(params, shared.merge);
+      watch.Begin();
+      watch.Run();
     }
   } else if (warpgroup == 1) {
     RaiseRegisters<kFp8ScoreRegisters>();
     Fp8Scores<S>(params, shared).Run();
+    EndScores(params);
   } else {
     RaiseRegisters<kFp8ValueRegisters>();
     Fp8Values<S>(params, shared, warpgroup - 2).Run();
+    auto& scratch = reinterpret_cast<MergeScratch&>(shared.queries);
+    static_assert(sizeof(shared.queries) >= sizeof(MergeScratch));
+    Merger<S::kRows, kFp8LatentRank, typename S::T>(params, shared.merge, scratch).Run();
   }
 #endif
 }

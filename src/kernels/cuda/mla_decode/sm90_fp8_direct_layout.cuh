@@ -6,7 +6,8 @@
 // the operand that wgmma takes from registers, where they become 16-bit numbers. Query rows are the
 // columns, 16, 32 or 64 of them, and nothing is padded to 64. A block has four warpgroups:
 //   loader  its first warp copies rows to a ring, in units of 32 tokens, ahead of the others; its
-//           second makes of their scales what the others multiply by
+//           second makes of their scales what the others multiply by; its third watches for the
+//           merging (sm90_merge.cuh)
 //   scores  S^T = K Q^T of a tile of 64 tokens, softmax, P to shared memory
 //   values  two of them, each with half of the output's columns in registers: O^T += V^T P
 // Scales go to the codes as these are converted, in fp16 for the scores and with one rounding to
@@ -107,6 +108,7 @@ struct Fp8SharedMemory {
   uint64_t unit_freed[S::kUnits];
   uint64_t softmaxed[S::kTiles];  // P and what goes with it is there
   uint64_t tile_freed[S::kTiles];
+  MergeShared merge;
 };
 
 // Two numbers of T times two.

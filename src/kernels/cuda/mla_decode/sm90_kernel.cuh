@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     PrefetchTensorMap(&maps.keys);
     PrefetchTensorMap(&maps.key_pairs);
     InitBarriers(shared);
-    shared.merge.all_started = shared.merge.ending = 0;
+    InitMerge(shared.merge);
   }
   __syncthreads();
   WaitForPriorKernel();
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == 0) {
     LowerRegisters<kLoaderRegisters>();
     // The loaders are done some blocks ahead of the others: one of them then watches.
-    StartWatch<S> watch(params, shared);
+    StartWatch<kRowTile, S::kDv> watch(params, shared.merge);
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarp, 0);
     if (warp == 0) watch.Begin();
     if (warp < Loader<S>::kWarps) Loader<S>(params, maps, shared, warp).Run();
@@ -64,11 +64,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (warpgroup == 1) {
     RaiseRegisters<kScoreRegisters>();
     Scores<S, T>(params, shared).Run();
-    if (params.merge_arrivals != nullptr) NamedBarrierArrive(kPartEndBarrier, kPartEndThreads);
+    EndScores(params);
   } else {
     RaiseRegisters<kValueRegisters>();
     Values<S, T>(params, shared, warpgroup - 2).Run();
-    Merger<S, T>(params, shared).Run();
+    auto& scratch = reinterpret_cast<MergeScratch&>(shared.pairs);
+    Merger<kRowTile, S::kDv, T>(params, shared.merge, scratch).Run();
   }
 #endif
 }

@@ -144,6 +144,12 @@ struct TensorMaps {
   int32_t query_heads;  // rows per index of the second dimension
 };
 
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Two elements of the type in a register.
 template <typename T>
 __device__ __forceinline__ uint32_t Pack(float low, float high) {

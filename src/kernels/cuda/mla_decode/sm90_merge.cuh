@@ -1,5 +1,5 @@
-// How the parts of the Hopper kernel merge the partial results of split sequences, each at its end:
-// no second kernel has to start, and the partial results are still in L2.
+// How the parts of the Hopper kernels merge the partial results of split sequences, each at its
+// end: no second kernel has to start, and the partial results are still in L2.
 //
 // All parts of a sequence (for one row tile) count themselves on one word when their results are
 // stored. Those that stay wait for the last to come, and then each merges an equal stretch of the
@@ -15,7 +15,6 @@
 #include <cstdint>
 
 #include "kernels/cuda/mla_decode/sm90_layout.cuh"
-#include "kernels/cuda/mla_decode/sm90_scores.cuh"
 
 namespace mla::cuda::sm90 {
 
@@ -37,12 +36,12 @@ __device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* to, uint32_t val
 }
 
 // What part number `index` of those that stay merges of a split sequence.
-template <typename S>
+template <int kTileRows, int kDv>
 __device__ __forceinline__ MergeShare ShareOf(const MlaDecodeParams& params, const WorkItem& item,
                                               uint32_t index, uint32_t sharers) {
-  constexpr int kRowWords = S::kDv / 4;
+  constexpr int kRowWords = kDv / 4;
   const int rows =
-      min(kRowTile, params.s_q * params.heads - static_cast<int>(blockIdx.x) * kRowTile);
+      min(kTileRows, params.s_q * params.heads - static_cast<int>(blockIdx.x) * kTileRows);
   const auto all = static_cast<uint32_t>(rows * kRowWords);
   MergeShare share;
   share.seq = item.seq;
@@ -61,13 +60,22 @@ __device__ __forceinline__ MergeShare ShareOf(const MlaDecodeParams& params, con
   return share;
 }
 
+__device__ __forceinline__ void InitMerge(MergeShared& merge) {
+  merge.all_started = merge.ending = 0;
+}
+
+// By the scores, after all else.
+__device__ __forceinline__ void EndScores(const MlaDecodeParams& params) {
+  if (params.merge_arrivals != nullptr) NamedBarrierArrive(kPartEndBarrier, kPartEndThreads);
+}
+
 // Counts the thread blocks of the grid that have begun, and brings the items that may have to be
 // merged. One warp: its first lane at the beginning, then, without other work, all.
-template <typename S>
+template <int kTileRows, int kDv>
 class StartWatch {
  public:
-  __device__ __forceinline__ StartWatch(const MlaDecodeParams& params, SharedMemory<S>& shared)
-      : params_(params), shared_(shared) {}
+  __device__ __forceinline__ StartWatch(const MlaDecodeParams& params, MergeShared& merge)
+      : params_(params), merge_(merge) {}
 
   __device__ __forceinline__ void Begin() {
     if (params_.merge_arrivals != nullptr && threadIdx.x % kWarp == 0) {
@@ -77,7 +85,7 @@ class StartWatch {
   __device__ __forceinline__ void Run() {
     if (params_.merge_arrivals == nullptr) return;
     const uint64_t blocks = uint64_t{gridDim.x} * gridDim.y;
-    volatile MergeShared& merge = shared_.merge;
+    volatile MergeShared& merge = merge_;
     if (threadIdx.x % kWarp == 0) merge.call = static_cast<uint32_t>(ticket_ / blocks);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     if (lane < kMostMerges) {
@@ -87,11 +95,11 @@ class StartWatch {
       WorkItem item = {};
       item.slot = -1;
       if (index < end) item = params_.items[index];
-      shared_.merge.items[lane] = item;
+      merge_.items[lane] = item;
       // Most often all parts stay. The divisions are done with before it is known.
       if (item.slot >= 0) {
         const auto part = static_cast<uint32_t>(item.slot - item.first_slot);
-        shared_.merge.shares[lane] = ShareOf<S>(params_, item, part, item.num_slots);
+        merge_.shares[lane] = ShareOf<kTileRows, kDv>(params_, item, part, item.num_slots);
       }
     }
     __syncwarp();
@@ -108,27 +116,33 @@ class StartWatch {
 
  private:
   const MlaDecodeParams& params_;
-  SharedMemory<S>& shared_;
+  MergeShared& merge_;
   uint64_t ticket_ = 0;
 };
 
-// The values' warpgroups, when their last results have been stored.
-template <typename S, typename T>
+// The values' warpgroups, when their last results have been stored. The scratch lies in memory that
+// nobody uses any more: everything that was loaded there has been used.
+struct MergeScratch {
+  float4 outs[kMergeThreads];
+  float2 sums[kMergeThreads];
+};
+template <int kTileRows, int kDv, typename T>
 class Merger {
  public:
-  __device__ __forceinline__ Merger(const MlaDecodeParams& params, SharedMemory<S>& shared)
-      : params_(params), shared_(shared) {}
+  __device__ __forceinline__ Merger(const MlaDecodeParams& params, MergeShared& merge,
+                                    MergeScratch& scratch)
+      : params_(params), merge_(merge), scratch_(scratch) {}
 
   __device__ __forceinline__ void Run() {
     if (params_.merge_arrivals == nullptr) return;
     NamedBarrierSync(kPartEndBarrier, kPartEndThreads);
     if (Thread() < kMostMerges) {
-      Arrive(shared_.merge.items[Thread()], &shared_.merge.shares[Thread()]);
+      Arrive(merge_.items[Thread()], &merge_.shares[Thread()]);
     }
     Sync();
-    if (Thread() == 0) shared_.merge.ending = 1;
+    if (Thread() == 0) merge_.ending = 1;
     for (int i = 0; i < kMostMerges; ++i) {
-      const MergeShare share = shared_.merge.shares[i];
+      const MergeShare share = merge_.shares[i];
       if (share.first >= share.end) continue;
       // As much at a time as there are registers for. What is added up in which order depends on
       // the number of splits alone.
@@ -145,7 +159,7 @@ class Merger {
   }
 
  private:
-  static constexpr int kRowWords = S::kDv / 4;  // of four columns
+  static constexpr int kRowWords = kDv / 4;  // of four columns
 
   __device__ __forceinline__ static int Thread() {
     return static_cast<int>(threadIdx.x) % kMergeThreads;
@@ -161,12 +175,12 @@ class Merger {
     }
     const int word = item.merge * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
     const int words = params_.num_parts * static_cast<int>(gridDim.x);
-    uint32_t* const arrivals = params_.merge_arrivals + (shared_.merge.call & 1) * words + word;
+    uint32_t* const arrivals = params_.merge_arrivals + (merge_.call & 1) * words + word;
     // That of the next call, which nobody uses in this one.
     if (item.slot == item.first_slot) {
-      params_.merge_arrivals[(~shared_.merge.call & 1) * words + word] = 0;
+      params_.merge_arrivals[(~merge_.call & 1) * words + word] = 0;
     }
-    const auto& merge = const_cast<const volatile MergeShared&>(shared_.merge);
+    const auto& merge = const_cast<const volatile MergeShared&>(merge_);
     const bool stays = merge.all_started != 0;
     const auto slots = static_cast<uint32_t>(item.num_slots);
     const uint32_t own = stays ? 1 + kStayed : 1;
@@ -179,7 +193,7 @@ class Merger {
     }
     while (now % kStayed != slots) now = LoadAcquire(arrivals);
     if (now == slots * (1 + kStayed)) return;
-    *share = ShareOf<S>(params_, item, old / kStayed, max(now / kStayed, 1u));
+    *share = ShareOf<kTileRows, kDv>(params_, item, old / kStayed, max(now / kStayed, 1u));
   }
 
   __device__ __forceinline__ static float Exp(float x) { return Exp2(x * 1.4426950408889634f); }
@@ -215,11 +229,11 @@ class Merger {
     const int group = Thread() / stride, within = Thread() % stride;
     const int64_t all_rows = int64_t{params_.s_q} * params_.heads;
     const int64_t first_row =
-        (share.first_slot + group) * all_rows + int64_t{blockIdx.x} * kRowTile;
+        (share.first_slot + group) * all_rows + int64_t{blockIdx.x} * kTileRows;
     const int64_t step = all_rows << share.log_groups;
     for (int base = share.first; base < share.end; base += stride * kTogether) {
       const float* from_lse = params_.part_lse + first_row;
-      const float* from_out = params_.part_out + first_row * PartPitch(S::kDv);
+      const float* from_out = params_.part_out + first_row * PartPitch(kDv);
       Merged merged[kTogether];
 #pragma unroll 1
       for (int left = share.slots - group; left > 0; left -= kSlots << share.log_groups) {
@@ -238,7 +252,7 @@ class Merger {
             }
           }
           from_lse += step;
-          from_out += step * PartPitch(S::kDv);
+          from_out += step * PartPitch(kDv);
         }
 #pragma unroll
         for (int t = 0; t < kTogether; ++t) {
@@ -262,32 +276,29 @@ class Merger {
     }
   }
 
-  // Makes the first group's those of all, in their order. The rings are at rest: everything that
-  // was loaded has been used.
+  // Makes the first group's those of all, in their order.
   __device__ __forceinline__ void AddGroups(int groups, int stride, Merged* merged) {
-    auto* const outs = reinterpret_cast<float4*>(shared_.pairs[0]);
-    auto* const sums = reinterpret_cast<float2*>(shared_.pairs[1]);
     Sync();
-    outs[Thread()] = merged->out;
-    sums[Thread()] = make_float2(merged->most, merged->sum);
+    scratch_.outs[Thread()] = merged->out;
+    scratch_.sums[Thread()] = make_float2(merged->most, merged->sum);
     Sync();
     if (Thread() >= stride) return;
     float most = merged->most;
 #pragma unroll 4
-    for (int g = 1; g < groups; ++g) most = fmaxf(most, sums[g * stride + Thread()].x);
+    for (int g = 1; g < groups; ++g) most = fmaxf(most, scratch_.sums[g * stride + Thread()].x);
     merged->RaiseTo(most);
     most = Merged::Reference(most);
 #pragma unroll 4
     for (int g = 1; g < groups; ++g) {
-      const float2 sum = sums[g * stride + Thread()];
-      merged->Add(Exp(sum.x - most), sum.y, outs[g * stride + Thread()]);
+      const float2 sum = scratch_.sums[g * stride + Thread()];
+      merged->Add(Exp(sum.x - most), sum.y, scratch_.outs[g * stride + Thread()]);
     }
   }
 
   __device__ __forceinline__ void Store(int seq, int tile_row, int column,
                                         const Merged& merged) const {
     const float inverse = merged.sum == 0 ? 0.0f : 1 / merged.sum;
-    const int row = static_cast<int>(blockIdx.x) * kRowTile + tile_row;
+    const int row = static_cast<int>(blockIdx.x) * kTileRows + tile_row;
     const int token = params_.s_q == 1 ? 0 : row / params_.heads;
     const int head = row - token * params_.heads;
     T* const out = static_cast<T*>(params_.out) + seq * params_.out_stride_seq +
@@ -303,7 +314,8 @@ class Merger {
   }
 
   const MlaDecodeParams& params_;
-  SharedMemory<S>& shared_;
+  MergeShared& merge_;
+  MergeScratch& scratch_;
 };
 
 }  // namespace mla::cuda::sm90

@@ -12,12 +12,6 @@
 
 namespace mla::cuda::sm90 {
 
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Over the four lanes that share a row of an accumulator.
 __device__ __forceinline__ float QuadMax(float v) {
   v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
