@@ -37,9 +37,7 @@ struct Call {
   DeviceProperties device;
   const MlaDecodeKernel* kernel = nullptr;
   ScheduleShape shape;
-
-  // A part of a batch-invariant schedule has results of more sequences than a kernel keeps in mind.
-  bool merges_itself() const { return kernel->can_merge && !shape.batch_invariant; }
+  bool merges_itself = false;
 };
 
 Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
@@ -57,6 +55,9 @@ Result<Call> Prepare(const MlaDecodeArgs& args, const CudaContext& context) {
       static_cast<int32_t>(std::max<int64_t>(1, resident / call.shape.row_tiles));
   call.shape.batch_invariant = context.batch_invariant;
   call.shape.max_kv_len = args.page_table_stride * args.cache.dim(1);
+  // A part of a batch-invariant schedule has results of more sequences than a kernel keeps in mind.
+  const auto can_merge = call.kernel->can_merge;
+  call.merges_itself = can_merge != nullptr && can_merge(args) && !context.batch_invariant;
   return call;
 }
 
@@ -111,7 +112,7 @@ MlaDecodeParams ParamsOf(const MlaDecodeArgs& args, const Call& call) {
   p.first_items = schedule.first_items;
   p.num_merges = schedule.num_merges;
   p.merge_items = schedule.merge_items;
-  if (call.merges_itself()) {
+  if (call.merges_itself) {
     p.blocks_begun = schedule.blocks_begun;
     p.merge_arrivals = schedule.merge_arrivals;
   }
@@ -148,7 +149,7 @@ Status MlaDecode(const MlaDecodeArgs& args, const CudaContext& context) {
   const MlaDecodeParams params = ParamsOf(args, call);
   cudaError_t error = call.kernel->launch(params, args.q.dtype(), context.stream);
   if (error != cudaSuccess) return CudaError(error, "launching mla_decode");
-  if (call.merges_itself()) return {};
+  if (call.merges_itself) return {};
   error = LaunchMerge(params, args.q.dtype() == DType::kBF16, call.shape, call.device.num_sms,
                       context.stream);
   if (error != cudaSuccess) return CudaError(error, "launching the merge of mla_decode");

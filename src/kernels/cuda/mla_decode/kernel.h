@@ -25,8 +25,8 @@ struct MlaDecodeKernel {
   // Enqueues the attention of every work item: out and lse, or the partial results of a slot.
   // `dtype` is that of q, the cache and out.
   cudaError_t (*launch)(const MlaDecodeParams& params, DType dtype, cudaStream_t stream);
-  // Whether it merges the partial results itself if params.merge_arrivals is given.
-  bool can_merge = false;
+  // Whether it merges the partial results itself if params.merge_arrivals is given; null: never.
+  bool (*can_merge)(const MlaDecodeArgs& args) = nullptr;
 };
 
 // Hopper: wgmma and the tensor memory accelerator.

@@ -40,6 +40,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
 
 int32_t RowTile(const MlaDecodeArgs&, const DeviceProperties&) { return sm90::kRowTile; }
 int32_t BlocksPerSm(const MlaDecodeArgs&, const DeviceProperties&) { return 1; }
+bool CanMerge(const MlaDecodeArgs&) { return true; }
 
 cudaError_t EncodeKeys(const MlaDecodeParams& p, DType dtype, KeyTensorMaps* maps) {
   constexpr uint64_t kElementBytes = 2;
@@ -95,6 +96,7 @@ cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stre
 
 }  // namespace
 
-extern const MlaDecodeKernel kMlaDecodeSm90 = {"sm90", Refuses, RowTile, BlocksPerSm, Launch, true};
+extern const MlaDecodeKernel kMlaDecodeSm90 = {"sm90",      Refuses, RowTile,
+                                               BlocksPerSm, Launch,  CanMerge};
 
 }  // namespace mla::cuda

@@ -34,6 +34,9 @@ int32_t RowTile(const MlaDecodeArgs& args, const DeviceProperties&) {
   return TileOf(args.q.dim(1) * args.q.dim(2));
 }
 int32_t BlocksPerSm(const MlaDecodeArgs&, const DeviceProperties&) { return 1; }
+bool CanMerge(const MlaDecodeArgs& args) {
+  return TileOf(args.q.dim(1) * args.q.dim(2)) <= sm90::direct::kMostMergedRows;
+}
 
 template <typename S>
 cudaError_t LaunchShape(const MlaDecodeParams& params, cudaStream_t stream) {
@@ -61,6 +64,6 @@ cudaError_t Launch(const MlaDecodeParams& params, DType dtype, cudaStream_t stre
 }  // namespace
 
 extern const MlaDecodeKernel kMlaDecodeSm90Fp8Direct = {"sm90_fp8_direct", Refuses, RowTile,
-                                                        BlocksPerSm,       Launch,  true};
+                                                        BlocksPerSm,       Launch,  CanMerge};
 
 }  // namespace mla::cuda

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       Fp8Loader<S>(params, run, shared).Run();
     } else if (threadIdx.x < 2 * kWarp) {
       Fp8Scaler<S>(params, shared).Run();
-    } else if (threadIdx.x < 3 * kWarp) {
+    } else if (S::kMerges && threadIdx.x < 3 * kWarp) {
       StartWatch<S::kRows, kFp8LatentRank> watch(params, shared.merge);
       watch.Begin();
       watch.Run();
@@ -76,13 +76,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (warpgroup == 1) {
     RaiseRegisters<kFp8ScoreRegisters>();
     Fp8Scores<S>(params, shared).Run();
-    EndScores(params);
+    if constexpr (S::kMerges) EndScores(params);
   } else {
     RaiseRegisters<kFp8ValueRegisters>();
     Fp8Values<S>(params, shared, warpgroup - 2).Run();
-    auto& scratch = reinterpret_cast<MergeScratch&>(shared.queries);
-    static_assert(sizeof(shared.queries) >= sizeof(MergeScratch));
-    Merger<S::kRows, kFp8LatentRank, typename S::T>(params, shared.merge, scratch).Run();
+    if constexpr (S::kMerges) {
+      auto& scratch = reinterpret_cast<MergeScratch&>(shared.queries);
+      static_assert(sizeof(shared.queries) >= sizeof(MergeScratch));
+      Merger<S::kRows, kFp8LatentRank, typename S::T>(params, shared.merge, scratch).Run();
+    }
   }
 #endif
 }

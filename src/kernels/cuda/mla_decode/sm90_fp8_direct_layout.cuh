@@ -36,6 +36,9 @@ static_assert(kFp8LoaderRegisters + kFp8ScoreRegisters + 2 * kFp8ValueRegisters 
 // when they have become bf16, and scales are raised by the rest. Scales may be up to 2^39.
 inline constexpr int kFp8ValuesBelow = 32;
 
+// Compiled to merge, the kernel for more rows is 10 % slower all along.
+inline constexpr int kMostMergedRows = 32;
+
 template <int kQueryRows, typename QueryType>
 struct Fp8Shape {
   using T = QueryType;  // of q and out
@@ -57,6 +60,7 @@ struct Fp8Shape {
   static constexpr int kTiles = 2;  // whose P is kept
   // Whether the softmax of a tile is made while the next is multiplied: registers.
   static constexpr bool kSoftenLater = kRows < 64;
+  static constexpr bool kMerges = kRows <= kMostMergedRows;
   static_assert(kPitch % 128 == 16);
 };
 
