@@ -120,12 +120,13 @@ class StartWatch {
   uint64_t ticket_ = 0;
 };
 
-// The values' warpgroups, when their last results have been stored. The scratch lies in memory that
-// nobody uses any more: everything that was loaded there has been used.
+// What groups of threads have added up. In memory that nobody uses any more when parts merge.
 struct MergeScratch {
   float4 outs[kMergeThreads];
   float2 sums[kMergeThreads];
 };
+
+// The values' warpgroups, when their last results have been stored.
 template <int kTileRows, int kDv, typename T>
 class Merger {
  public:
