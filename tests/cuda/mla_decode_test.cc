@@ -2,11 +2,13 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/decode_case.h"
@@ -259,43 +261,52 @@ TEST_F(MlaDecodeOnDevice, NaNsAreNotLost) {
   }
 }
 
-TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
+// Calls test(memory, context, results of a run) for each kernel, over sequences that are split:
+// with few query rows, for which kernels may merge in another way, and with a tile of 64.
+template <typename Test>
+void ForEachSplitBatch(Test&& test) {
   for (const std::string& kernel : Kernels()) {
-    DecodeCase c = Case(32, 2, kDims[0], 64, {5000, 100, 900, 20000});
-    c.fp8 = IsFp8(kernel);
-    DecodeMemory memory(c);
-    if (Refuses(memory, kernel)) continue;
-    CudaContext context;
-    context.kernel = kernel;
-    ASSERT_TRUE(memory.Run(context).ok());
-    const DecodeResult first = memory.Results();
-    for (int i = 0; i < 5; ++i) {
+    for (const auto& [heads, s_q] : std::vector<std::pair<int32_t, int32_t>>{{16, 1}, {32, 2}}) {
+      SCOPED_TRACE(kernel + ", " + std::to_string(heads * s_q) + " rows");
+      DecodeCase c = Case(heads, s_q, kDims[0], 64, {5000, 100, 900, 20000});
+      c.fp8 = IsFp8(kernel);
+      DecodeMemory memory(c);
+      if (Refuses(memory, kernel)) continue;
+      CudaContext context;
+      context.kernel = kernel;
       ASSERT_TRUE(memory.Run(context).ok());
-      const DecodeResult again = memory.Results();
-      EXPECT_EQ(again.out, first.out) << kernel;
-      EXPECT_EQ(again.lse, first.lse) << kernel;
+      const DecodeResult first = memory.Results();
+      EXPECT_EQ(CompareDecode(c, first, DecodeReference(c)), "");
+      test(memory, context, first);
     }
   }
+}
+
+void ExpectSameBits(const DecodeMemory& memory, const DecodeResult& first) {
+  const DecodeResult again = memory.Results();
+  EXPECT_EQ(again.out, first.out);
+  EXPECT_EQ(again.lse, first.lse);
+}
+
+TEST_F(MlaDecodeOnDevice, SameBitsEveryRun) {
+  ForEachSplitBatch([](DecodeMemory& memory, const CudaContext& context, const auto& first) {
+    for (int i = 0; i < 5; ++i) {
+      ASSERT_TRUE(memory.Run(context).ok());
+      ExpectSameBits(memory, first);
+    }
+  });
 }
 
 // Other work holds some multiprocessors back: thread blocks then begin when others have ended, and
 // those that merge cannot wait for each other. Call after call with one schedule.
 TEST_F(MlaDecodeOnDevice, SameBitsWhereThreadBlocksBeginLate) {
   const int32_t sms = (*cuda::Devices())[0].num_sms;
-  for (const std::string& kernel : Kernels()) {
-    DecodeCase c = Case(32, 2, kDims[0], 64, {5000, 100, 900, 20000});
-    c.fp8 = IsFp8(kernel);
-    DecodeMemory memory(c);
-    if (Refuses(memory, kernel)) continue;
-    CudaContext context;
-    context.kernel = kernel;
-    ASSERT_TRUE(memory.Run(context).ok());
-    const DecodeResult first = memory.Results();
-    EXPECT_EQ(CompareDecode(c, first, DecodeReference(c)), "") << kernel;
-    cudaStream_t stream;
-    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  cudaStream_t stream;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ForEachSplitBatch([&](DecodeMemory& memory, CudaContext context, const auto& first) {
     context.stream = stream;
-    for (const int32_t busy : {1, 0, sms / 3, sms - 1, 0, 2, sms - 7}) {
+    for (const int32_t busy : {1, 0, sms / 3, sms - 1, 0, 2, std::max(sms - 7, 0)}) {
+      SCOPED_TRACE(std::to_string(busy) + " multiprocessors busy");
       memory.PoisonOutputs();
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
       {
@@ -303,12 +314,10 @@ TEST_F(MlaDecodeOnDevice, SameBitsWhereThreadBlocksBeginLate) {
         ASSERT_TRUE(cuda::MlaDecode(memory.args(), context).ok());
       }
       ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
-      const DecodeResult again = memory.Results();
-      EXPECT_EQ(again.out, first.out) << kernel << ", " << busy << " multiprocessors busy";
-      EXPECT_EQ(again.lse, first.lse) << kernel << ", " << busy << " multiprocessors busy";
+      ExpectSameBits(memory, first);
     }
-    cudaStreamDestroy(stream);
-  }
+  });
+  cudaStreamDestroy(stream);
 }
 
 // That the one sequence of `alone` has the same bits as the first of `together`.
