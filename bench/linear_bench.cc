@@ -9,9 +9,10 @@
 //
 // Each row is timed in turns with its floor, the longer of two: reading the same weights from the
 // same memory with as many threads, doing nothing else; and the multiplications at the rate of a
-// loop of vdpbf16ps (of fp32 FMA without it) in registers. `share` is the median of floor over time
-// of those pairs; GB/s (of weights) and GFLOP/s are of the fastest run, since other programs can
-// only make one slower. `2nd` is the speed over that with one thread.
+// loop in registers: of vdpbf16ps, with AMX and bf16 weights of tdpbf16ps, without either of fp32
+// FMA. `share` is the median of floor over time of those pairs; GB/s (of weights) and GFLOP/s are
+// of the fastest run, since other programs can only make one slower. `2nd` is the speed over that
+// with one thread.
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -238,12 +239,14 @@ double ReadSeconds(const char* data, int64_t bytes, int streams, ThreadPool& poo
   });
 }
 
-// The rate of multiply-adds in registers, in FLOP/s.
-double ArithmeticRate(ThreadPool& pool) {
+// The rate of multiply-adds in registers, in FLOP/s: of the best instruction in use for a type.
+double ArithmeticRate(DType weights, ThreadPool& pool) {
   static const std::vector<ArithmeticLoop> loops = ArithmeticLoops();
   const ArithmeticLoop* loop = &loops[0];
   for (const ArithmeticLoop& l : loops) {
-    if (cpu::UsesAvx512Bf16() && std::string_view(l.name) == "vdpbf16ps") loop = &l;
+    const std::string_view name = l.name;
+    if (cpu::UsesAvx512Bf16() && name == "vdpbf16ps") loop = &l;
+    if (cpu::UsesAmxBf16() && weights == DType::kBF16 && name == "tdpbf16ps") loop = &l;
   }
   constexpr int64_t kTurns = 100000;
   std::vector<double> done(pool.num_threads());
@@ -273,7 +276,7 @@ bool RunCase(const Case& c, DType dtype, const Weights& weights, int threads,
     // The floors, then the product on the copy after the one that was read.
     const double read =
         ReadSeconds(weights.Copy(2 * turn), call.bytes(), turn % 2 == 0 ? 8 : 1, pool);
-    const double rate = ArithmeticRate(pool);
+    const double rate = ArithmeticRate(dtype, pool);
     Status status;
     const double time = Seconds([&] { status = call.Run(2 * turn + 1, context); });
     if (!status.ok()) {

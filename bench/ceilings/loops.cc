@@ -77,6 +77,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ARCH_X86_64
 #include <immintrin.h>
+
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/amx_tiles.h"
 #endif
 
 namespace mla {
@@ -129,6 +132,23 @@ __attribute__((target("avx512f,avx512vnni"))) double RunInt8(int64_t turns) {
   return 128.0 * kChains * static_cast<double>(turns);
 }
 
+// Four sums from two tiles and two: all eight tiles.
+double RunTiles(int64_t turns) {
+  using namespace cpu;
+  amx::TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) config.Set(tile, amx::kTileRows, amx::kTileRowBytes);
+  amx::Configure(config);
+  for (int64_t i = 0; i < turns; ++i) {
+    amx::DotBf16<0, 4, 6>();
+    amx::DotBf16<1, 4, 7>();
+    amx::DotBf16<2, 5, 6>();
+    amx::DotBf16<3, 5, 7>();
+  }
+  amx::Release();
+  return 2.0 * 4 * amx::kTileRows * amx::kTileColumns * amx::kTileDepth *
+         static_cast<double>(turns);
+}
+
 #endif
 
 }  // namespace
@@ -144,6 +164,7 @@ std::vector<ArithmeticLoop> ArithmeticLoops() {
   if (avx512 && __builtin_cpu_supports("avx512vnni")) {
     loops.push_back({"vpdpbusd", "GOP/s", RunInt8});
   }
+  if (cpu::HasAmxBf16()) loops.push_back({"tdpbf16ps", "GFLOP/s", RunTiles});
 #endif
   return loops;
 }

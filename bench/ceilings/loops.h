@@ -17,7 +17,8 @@ struct ArithmeticLoop {
   double (*run)(int64_t turns);
 };
 
-// Those that this machine has: fp32 FMA through Highway, and on x86 vdpbf16ps and vpdpbusd.
+// Those that this machine has: fp32 FMA through Highway, and on x86 vdpbf16ps, vpdpbusd and
+// tdpbf16ps.
 std::vector<ArithmeticLoop> ArithmeticLoops();
 
 // Reads `bytes` (a multiple of 8 KiB) at `data` (64-byte aligned) with the widest loads, in 1, 2, 4

@@ -9,6 +9,7 @@ namespace mla {
 namespace {
 
 constexpr Kernel<MlaAbsorbedArgs> kMlaAbsorbed[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesMlaAbsorbed, cpu::RunAmxMlaAbsorbed},
     {"cpu_avx512_vnni", cpu::Avx512VnniRefusesMlaAbsorbed, cpu::RunAvx512VnniMlaAbsorbed},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesMlaAbsorbed, cpu::RunAvx512Bf16MlaAbsorbed},
     {"cpu_simd", cpu::SimdRefusesMlaAbsorbed, cpu::RunSimdMlaAbsorbed},
@@ -16,12 +17,14 @@ constexpr Kernel<MlaAbsorbedArgs> kMlaAbsorbed[] = {
 };
 
 constexpr Kernel<MlaExpandedArgs> kMlaExpanded[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesMlaExpanded, cpu::RunAmxMlaExpanded},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesMlaExpanded, cpu::RunAvx512Bf16MlaExpanded},
     {"cpu_simd", cpu::SimdRefusesMlaExpanded, cpu::RunSimdMlaExpanded},
     {"reference", NeverRefuses<MlaExpandedArgs>, reference::MlaExpanded},
 };
 
 constexpr Kernel<GqaArgs> kGqa[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesGqa, cpu::RunAmxGqa},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesGqa, cpu::RunAvx512Bf16Gqa},
     {"cpu_simd", cpu::SimdRefusesGqa, cpu::RunSimdGqa},
     {"reference", NeverRefuses<GqaArgs>, reference::Gqa},

@@ -9,6 +9,7 @@ namespace mla {
 namespace {
 
 constexpr Kernel<LinearArgs> kLinear[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesLinear, cpu::RunAmxLinear},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesLinear, cpu::RunAvx512Bf16Linear},
     {"cpu_avx512_bf16_quant", cpu::Avx512Bf16QuantRefusesLinear, cpu::RunAvx512Bf16QuantLinear},
     {"cpu_simd", cpu::SimdRefusesLinear, cpu::RunSimdLinear},
@@ -16,6 +17,7 @@ constexpr Kernel<LinearArgs> kLinear[] = {
 };
 
 constexpr Kernel<GroupedLinearArgs> kGroupedLinear[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesGroupedLinear, cpu::RunAmxGroupedLinear},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesGroupedLinear, cpu::RunAvx512Bf16GroupedLinear},
     {"cpu_avx512_bf16_quant", cpu::Avx512Bf16QuantRefusesGroupedLinear,
      cpu::RunAvx512Bf16QuantGroupedLinear},
@@ -24,6 +26,7 @@ constexpr Kernel<GroupedLinearArgs> kGroupedLinear[] = {
 };
 
 constexpr Kernel<HeadLinearArgs> kHeadLinear[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesHeadLinear, cpu::RunAmxHeadLinear},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesHeadLinear, cpu::RunAvx512Bf16HeadLinear},
     {"cpu_simd", cpu::SimdRefusesHeadLinear, cpu::RunSimdHeadLinear},
     {"reference", NeverRefuses<HeadLinearArgs>, reference::HeadLinear},

@@ -17,7 +17,8 @@ struct FormPrices {
   Prices absorbed, expanded;
 };
 
-// Printed by `form_grid --fit`; measured with 2 threads on 2 cores of an AMD EPYC (Zen 4).
+// Printed by `form_grid --fit`; measured with 2 threads on 2 cores of an AMD EPYC (Zen 4), those of
+// AMX on an Intel Xeon (Emerald Rapids).
 constexpr FormPrices kPrices[] = {
     // kF32: form_grid --compute f32 --kv f32
     {{16.7, 524, 35.3, 199, 1890, 0}, {21.1, 457, 20.2, 1300, 3170, 0}},
@@ -25,6 +26,10 @@ constexpr FormPrices kPrices[] = {
     {{10.6, 89.5, 29.5, 53.5, 1600, 0}, {14.5, 114, 10.4, 315, 1740, 0}},
     // kInt8: form_grid --kv i8 --depths 0,512,2048,8192
     {{6.80, 67.7, 23.4, 54.5, 1510, 0}, {9.52, 486, 9.83, 283, 0, 0}},
+    // kAmxBf16: form_grid --threads 2 --depths 0,512,2048
+    {{7.08, 147, 18.3, 294, 1550, 0}, {10.6, 382, 7.34, 284, 748, 0}},
+    // kAmxInt8: form_grid --threads 2 --kv i8 --depths 0,512,2048
+    {{9.21, 150, 12.9, 182, 781, 0}, {10.8, 0, 6.33, 162, 422, 0}},
 };
 
 constexpr double kPicosecond = 1e-12;
@@ -47,9 +52,11 @@ int32_t CountSplits(const cpu::PlanShape& shape, int64_t q_len, int64_t kv_len) 
 
 MlaArithmetic MlaArithmeticOf(ComputeMode compute, DType cache) {
   if (compute != ComputeMode::kBF16 || !cpu::UsesAvx512Bf16()) return MlaArithmetic::kF32;
-  if (cache == DType::kI8) return MlaArithmetic::kInt8;
+  const bool amx = cpu::UsesAmxBf16();
+  if (cache == DType::kI8) return amx ? MlaArithmetic::kAmxInt8 : MlaArithmetic::kInt8;
   // The dot products take bf16 alone.
-  return cache == DType::kBF16 ? MlaArithmetic::kBf16 : MlaArithmetic::kF32;
+  if (cache != DType::kBF16) return MlaArithmetic::kF32;
+  return amx ? MlaArithmetic::kAmxBf16 : MlaArithmetic::kBf16;
 }
 
 std::string_view MlaTermName(MlaTerm term) {

@@ -22,9 +22,11 @@ namespace mla {
 
 // The kernels that would run, as far as prices differ.
 enum class MlaArithmetic {
-  kF32,   // fp32 multiply-adds, also of numbers rounded to bf16
-  kBf16,  // bf16 dot products, a cache of numbers
-  kInt8,  // bf16 dot products, int8 latents: the absorbed form has integer products
+  kF32,      // fp32 multiply-adds, also of numbers rounded to bf16
+  kBf16,     // bf16 dot products, a cache of numbers
+  kInt8,     // bf16 dot products, int8 latents: the absorbed form has integer products
+  kAmxBf16,  // the same two with AMX tiles in place of bf16 dot products
+  kAmxInt8,
 };
 
 MlaArithmetic MlaArithmeticOf(ComputeMode compute, DType cache);

@@ -14,6 +14,7 @@ constexpr Kernel<MlaIndexTopkArgs> kMlaIndexTopk[] = {
 };
 
 constexpr Kernel<MlaSparseArgs> kMlaSparse[] = {
+    {"cpu_amx_bf16", cpu::AmxRefusesMlaSparse, cpu::RunAmxMlaSparse},
     {"cpu_avx512_vnni", cpu::Avx512VnniRefusesMlaSparse, cpu::RunAvx512VnniMlaSparse},
     {"cpu_avx512_bf16", cpu::Avx512Bf16RefusesMlaSparse, cpu::RunAvx512Bf16MlaSparse},
     {"cpu_simd", cpu::SimdRefusesMlaSparse, cpu::RunSimdMlaSparse},

@@ -25,8 +25,12 @@ std::vector<KernelMode> KernelModes(const AttentionCase* c = nullptr) {
   std::vector<KernelMode> modes = {{"cpu_simd", ComputeMode::kF32},
                                    {"cpu_simd", ComputeMode::kBF16}};
   if (cpu::UsesAvx512Bf16()) modes.push_back({"cpu_avx512_bf16", ComputeMode::kBF16});
-  if (c != nullptr && c->op == Operator::kMlaAbsorbed && c->cache == DType::kI8 &&
-      cpu::UsesAvx512Vnni()) {
+  const bool absorbed_int8 =
+      c != nullptr && c->op == Operator::kMlaAbsorbed && c->cache == DType::kI8;
+  if (cpu::UsesAmxBf16() && !absorbed_int8) {
+    modes.push_back({"cpu_amx_bf16", ComputeMode::kBF16});
+  }
+  if (cpu::UsesAvx512Vnni() && absorbed_int8) {
     modes.push_back({"cpu_avx512_vnni", ComputeMode::kBF16});
   }
   return modes;

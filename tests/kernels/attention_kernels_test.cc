@@ -32,12 +32,19 @@ bool IsFor(const Variant& variant, const AttentionCase& c) {
   if (variant.kernel == "cpu_avx512_vnni") {
     return c.op == Operator::kMlaAbsorbed && c.cache == DType::kI8;
   }
+  if (variant.kernel == "cpu_amx_bf16") {
+    return c.cache == DType::kBF16 || (c.op == Operator::kMlaExpanded && c.cache == DType::kI8);
+  }
   return variant.kernel != "cpu_avx512_bf16" || c.cache == DType::kBF16 || c.cache == DType::kI8;
 }
 
 std::vector<Variant> Variants() {
   std::vector<Variant> variants;
   for (std::string_view isa : cpu::SupportedIsas()) {
+    if (isa == "amx_bf16") {
+      variants.push_back({isa, "cpu_amx_bf16", ComputeMode::kBF16});
+      continue;
+    }
     if (isa == "avx512_bf16") {
       variants.push_back({isa, "cpu_avx512_bf16", ComputeMode::kBF16});
       if (HasVnni()) variants.push_back({isa, "cpu_avx512_vnni", ComputeMode::kBF16});
@@ -162,6 +169,26 @@ TEST_F(AttentionKernelsTest, MatchReferenceOnRandomShapes) {
   RecordWorst();
 }
 
+// Latents of whole chunks of 32, which AMX tiles take from the cache: 16 keys on one page, on more,
+// and one on each; and any number of rows of a tile.
+TEST_F(AttentionKernelsTest, MatchReferenceOnAnyPagesAndRows) {
+  AttentionCase c;
+  c.op = Operator::kMlaAbsorbed;
+  c.kv_lora_rank = 64;
+  c.rope_dim = 32;
+  c.q_lens = {1, 2};
+  c.kv_lens = {150, 61};
+  for (const int32_t page_size : {1, 3, 8, 15, 16, 20, 64}) {
+    for (const int32_t heads : {1, 7, 16, 17, 32, 47, 64}) {
+      c.page_size = page_size;
+      c.heads = heads;
+      c.strided = heads % 2 == 0;
+      c.seed = static_cast<uint32_t>(page_size * heads);
+      Check(c);
+    }
+  }
+}
+
 TEST_F(AttentionKernelsTest, WrongScaleIsFound) {
   for (const AttentionCase& c : AttentionGrid()) {
     if (c.kv_lens != std::vector<int32_t>{300} && c.kv_lens != std::vector<int32_t>{127}) continue;
@@ -184,7 +211,17 @@ TEST_F(AttentionKernelsTest, RefusalsNameTheLimit) {
     ASSERT_TRUE(cpu::LimitIsa(cpu::SupportedIsas().back()).ok());
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kBF16)),
               "needs AVX512_BF16");
+    EXPECT_EQ(memory.Refusal(MakeContext("cpu_amx_bf16", ComputeMode::kBF16)),
+              "needs AMX tiles of bf16");
     ASSERT_TRUE(cpu::LimitIsa(cpu::SupportedIsas().front()).ok());
+    if (cpu::UsesAmxBf16()) {
+      EXPECT_EQ(memory.Refusal(MakeContext("cpu_amx_bf16", ComputeMode::kF32)),
+                "compute must be bf16");
+      EXPECT_EQ(memory.Refusal(MakeContext("cpu_amx_bf16", ComputeMode::kBF16)),
+                op == Operator::kGqa           ? "caches must be bf16"
+                : op == Operator::kMlaExpanded ? "cache must be bf16 or i8"
+                                               : "cache must be bf16");
+    }
     if (!cpu::UsesAvx512Bf16()) continue;
     EXPECT_EQ(memory.Refusal(MakeContext("cpu_avx512_bf16", ComputeMode::kF32)),
               "compute must be bf16");

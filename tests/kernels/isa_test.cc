@@ -38,7 +38,8 @@ TEST(IsaTest, LimitsAndRestores) {
   int64_t last = -1;  // all bits
   test::ForEachIsa([&](std::string_view isa) {
     EXPECT_EQ(CurrentIsa(), isa);
-    EXPECT_EQ(UsesAvx512Bf16(), isa == "avx512_bf16");
+    EXPECT_EQ(UsesAmxBf16(), isa == "amx_bf16");
+    EXPECT_EQ(UsesAvx512Bf16(), isa == "amx_bf16" || isa == "avx512_bf16");
     // Each step takes targets away and adds none.
     EXPECT_EQ(hwy::SupportedTargets() & ~last, 0);
     last = hwy::SupportedTargets();

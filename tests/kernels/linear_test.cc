@@ -48,12 +48,12 @@ TestTensor Activations(const TestTensor& x, ComputeMode mode) {
   return Map(x, [](float v) { return Bf16ToF32(F32ToBf16(v)); });
 }
 
-// The kernels, apart from the reference, that must accept the mode and dtype on this ISA.
-std::vector<std::string> KernelsFor(std::string_view isa, ComputeMode mode, DType w) {
+// The kernels, apart from the reference, that must accept the mode and dtype on the ISA in use.
+std::vector<std::string> KernelsFor(ComputeMode mode, DType w) {
   std::vector<std::string> kernels = {"cpu_simd"};
-  if (isa == "avx512_bf16" && mode == ComputeMode::kBF16 && w == DType::kBF16) {
-    kernels.push_back("cpu_avx512_bf16");
-  }
+  if (mode != ComputeMode::kBF16 || w != DType::kBF16) return kernels;
+  if (cpu::UsesAvx512Bf16()) kernels.push_back("cpu_avx512_bf16");
+  if (cpu::UsesAmxBf16()) kernels.push_back("cpu_amx_bf16");
   return kernels;
 }
 
@@ -180,8 +180,8 @@ TEST_F(LinearTest, MatchesReferenceOnEveryIsa) {
       ASSERT_TRUE(RunCase(c, Activations(data.x, mode), data.w, data.bias, want,
                           ContextFor("reference", ComputeMode::kF32))
                       .ok());
-      ForEachIsa([&](std::string_view isa) {
-        for (const std::string& kernel : KernelsFor(isa, mode, c.dtype)) {
+      ForEachIsa([&](std::string_view) {
+        for (const std::string& kernel : KernelsFor(mode, c.dtype)) {
           SCOPED_TRACE(kernel + ", mode " + std::string(ComputeModeName(mode)));
           TestTensor got = data.y;
           const Status status =
@@ -226,8 +226,8 @@ TEST_F(LinearTest, NoRowsAndNoInputs) {
   const TestTensor no_inputs(DType::kBF16, {4, 0});
   const TestTensor bias = TestTensor(DType::kF32, {4}).Fill(random_);
   TestTensor none(DType::kF32, {0, 4}), y(DType::kF32, {2, 4});
-  ForEachIsa([&](std::string_view isa) {
-    for (const std::string& kernel : KernelsFor(isa, ComputeMode::kBF16, DType::kBF16)) {
+  ForEachIsa([&](std::string_view) {
+    for (const std::string& kernel : KernelsFor(ComputeMode::kBF16, DType::kBF16)) {
       const Context context = ContextFor(kernel, ComputeMode::kBF16);
       const LinearTarget no_rows{w.view(), {}, none.view()};
       EXPECT_TRUE(Linear({.x = x.view(), .targets = {&no_rows, 1}}, context).ok());
@@ -252,8 +252,8 @@ TEST_F(LinearTest, NanStaysInItsRow) {
   TestTensor x = TestTensor(DType::kF32, {6, 50}).Fill(random_);
   x.Set(2 * 50 + 49, std::nanf(""));
   const TestTensor w = TestTensor(DType::kBF16, {20, 50}).Fill(random_);
-  ForEachIsa([&](std::string_view isa) {
-    for (const std::string& kernel : KernelsFor(isa, ComputeMode::kBF16, DType::kBF16)) {
+  ForEachIsa([&](std::string_view) {
+    for (const std::string& kernel : KernelsFor(ComputeMode::kBF16, DType::kBF16)) {
       TestTensor y(DType::kF32, {6, 20});
       const LinearTarget target{w.view(), {}, y.view()};
       ASSERT_TRUE(
@@ -266,19 +266,24 @@ TEST_F(LinearTest, NanStaysInItsRow) {
   });
 }
 
-TEST_F(LinearTest, Bf16KernelRefusesWhatItCannotDo) {
+TEST_F(LinearTest, Bf16KernelsRefuseWhatTheyCannotDo) {
+  std::string_view kernel;
   const TestTensor x = TestTensor(DType::kF32, {1, 8}).Fill(random_);
   TestTensor y(DType::kF32, {1, 4});
   const auto run = [&](DType dtype, ComputeMode mode) {
     const TestTensor w = TestTensor(dtype, {4, 8}).Fill(random_);
     const LinearTarget target{w.view(), {}, y.view()};
-    return Linear({.x = x.view(), .targets = {&target, 1}}, ContextFor("cpu_avx512_bf16", mode));
+    return Linear({.x = x.view(), .targets = {&target, 1}}, ContextFor(kernel, mode));
   };
-  EXPECT_FALSE(run(DType::kF16, ComputeMode::kBF16).ok());
-  EXPECT_FALSE(run(DType::kBF16, ComputeMode::kF32).ok());
-  ForEachIsa([&](std::string_view isa) {
-    EXPECT_EQ(run(DType::kBF16, ComputeMode::kBF16).ok(), isa == "avx512_bf16");
-  });
+  for (const std::string_view name : {"cpu_avx512_bf16", "cpu_amx_bf16"}) {
+    kernel = name;
+    EXPECT_FALSE(run(DType::kF16, ComputeMode::kBF16).ok());
+    EXPECT_FALSE(run(DType::kBF16, ComputeMode::kF32).ok());
+    ForEachIsa([&](std::string_view) {
+      EXPECT_EQ(run(DType::kBF16, ComputeMode::kBF16).ok(),
+                name == "cpu_amx_bf16" ? cpu::UsesAmxBf16() : cpu::UsesAvx512Bf16());
+    });
+  }
 }
 
 // An output must not depend on the other rows of the call, nor on the number of threads.
@@ -299,9 +304,9 @@ TEST_F(LinearTest, EqualBitsForAnyRowsAndThreads) {
       const LinearCase c{s.rows, s.in, s.out, dtype, false, false};
       SCOPED_TRACE(c.Name());
       const LinearData data(c, random_);
-      ForEachIsa([&](std::string_view isa) {
+      ForEachIsa([&](std::string_view) {
         for (const ComputeMode mode : kModes) {
-          for (const std::string& kernel : KernelsFor(isa, mode, dtype)) {
+          for (const std::string& kernel : KernelsFor(mode, dtype)) {
             const Context two = ContextFor(kernel, mode);
             Context one = two;
             one.threads = nullptr;
@@ -393,8 +398,8 @@ TEST_F(LinearTest, GroupedMatchesReference) {
       const auto magnitude = run(Abs(x), gate_abs, up_abs, reference);
       for (const ComputeMode mode : kModes) {
         const auto want = run(Activations(x, mode), gate, up, reference);
-        ForEachIsa([&](std::string_view isa) {
-          for (const std::string& kernel : KernelsFor(isa, mode, dtype)) {
+        ForEachIsa([&](std::string_view) {
+          for (const std::string& kernel : KernelsFor(mode, dtype)) {
             const auto got = run(x, gate, up, ContextFor(kernel, mode));
             ExpectClose(got[0], want[0], magnitude[0], ToleranceFor(Operator::kLinear, mode));
             ExpectClose(got[1], want[1], magnitude[1], ToleranceFor(Operator::kLinear, mode));
@@ -445,8 +450,8 @@ TEST_P(HeadLinearTest, MatchesReferenceOnEveryIsa) {
         const TestTensor magnitude = Run(Abs(x), Abs(w), reference);
         for (const ComputeMode mode : kModes) {
           const TestTensor want = Run(Activations(x, mode), w, reference);
-          ForEachIsa([&](std::string_view isa) {
-            for (const std::string& kernel : KernelsFor(isa, mode, dtype)) {
+          ForEachIsa([&](std::string_view) {
+            for (const std::string& kernel : KernelsFor(mode, dtype)) {
               SCOPED_TRACE(kernel + ", mode " + std::string(ComputeModeName(mode)));
               ExpectClose(Run(x, w, ContextFor(kernel, mode)), want, magnitude,
                           ToleranceFor(Operator::kLinear, mode));
@@ -464,9 +469,9 @@ TEST_P(HeadLinearTest, EqualBitsForAnyRowsAndThreads) {
   for (const DType dtype : kDTypes) {
     const TestTensor x = Activation(rows, heads, in);
     const TestTensor w = Weight(dtype, heads, out, in).Fill(random_);
-    ForEachIsa([&](std::string_view isa) {
+    ForEachIsa([&](std::string_view) {
       for (const ComputeMode mode : kModes) {
-        for (const std::string& kernel : KernelsFor(isa, mode, dtype)) {
+        for (const std::string& kernel : KernelsFor(mode, dtype)) {
           Context context = ContextFor(kernel, mode);
           const TestTensor all = Run(x, w, context);
           for (int64_t row = 0, count = 1; row < rows; row += count, count = count % 9 + 1) {

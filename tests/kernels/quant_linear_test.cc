@@ -177,9 +177,9 @@ class QuantLinearTest : public ::testing::Test {
     }
   }
 
-  std::vector<std::string> KernelsFor(std::string_view isa, ComputeMode mode, const Case& c) {
+  std::vector<std::string> KernelsFor(ComputeMode mode, const Case& c) {
     std::vector<std::string> kernels = {"cpu_simd"};
-    if (isa == "avx512_bf16" && mode == ComputeMode::kBF16 && c.col0 % 32 == 0) {
+    if (cpu::UsesAvx512Bf16() && mode == ComputeMode::kBF16 && c.col0 % 32 == 0) {
       kernels.push_back("cpu_avx512_bf16_quant");
     }
     return kernels;
@@ -193,8 +193,8 @@ class QuantLinearTest : public ::testing::Test {
       std::vector<float> want;
       std::vector<double> magnitude;
       Reference(c, d, mode, want, magnitude);
-      ForEachIsa([&](std::string_view isa) {
-        for (const std::string& kernel : KernelsFor(isa, mode, c)) {
+      ForEachIsa([&](std::string_view) {
+        for (const std::string& kernel : KernelsFor(mode, c)) {
           SCOPED_TRACE(kernel);
           const std::vector<float> got = Run(c, d, ContextFor(kernel, mode, &pool_), 0, c.rows);
           for (size_t i = 0; i < got.size(); ++i) {

@@ -240,13 +240,15 @@ TEST(MlaSparse, EveryKernelMatchesTheReference) {
     for (const std::vector<int32_t>& chosen : {indices, holes}) {
       ASSERT_TRUE(memory.Attend(chosen, kReference, want).ok());
       ForEachIsa([&](std::string_view isa) {
-        const bool bf16 = isa == "avx512_bf16";
+        const bool amx = isa == "amx_bf16";
+        const bool bf16 = amx || isa == "avx512_bf16";
         const bool int8 = c.cache_dtype == DType::kI8;
         if (bf16 && c.cache_dtype != DType::kBF16 && !int8) return;
         const ComputeMode mode = bf16 ? ComputeMode::kBF16 : ComputeMode::kF32;
         const Context context = {.compute = mode,
                                  .kernel = !bf16                           ? "cpu_simd"
                                            : int8 && cpu::UsesAvx512Vnni() ? "cpu_avx512_vnni"
+                                           : amx && !int8                  ? "cpu_amx_bf16"
                                                                            : "cpu_avx512_bf16"};
         const Status status = memory.Attend(chosen, context, got);
         ASSERT_TRUE(status.ok()) << status.message();

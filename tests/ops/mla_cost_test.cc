@@ -9,7 +9,8 @@ namespace {
 constexpr MlaShape kV3 = {128, 512, 128, 64, 128};
 constexpr MlaShape kLite = {16, 512, 128, 64, 128};
 constexpr MlaArithmetic kArithmetics[] = {MlaArithmetic::kF32, MlaArithmetic::kBf16,
-                                          MlaArithmetic::kInt8};
+                                          MlaArithmetic::kInt8, MlaArithmetic::kAmxBf16,
+                                          MlaArithmetic::kAmxInt8};
 constexpr MlaForm kForms[] = {MlaForm::kAbsorbed, MlaForm::kExpanded};
 
 MlaShape WithHeads(int32_t heads) {

@@ -7,6 +7,8 @@
 namespace mla::cpu {
 namespace {
 
+constexpr std::string_view kNeedsAmx = "needs AMX tiles of bf16";
+
 bool IsFloat(const ConstTensor& t) {
   return t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
 }
@@ -150,6 +152,35 @@ Status RunAvx512Bf16MlaExpanded(const MlaExpandedArgs& args, const Context& cont
 
 Status RunAvx512Bf16Gqa(const GqaArgs& args, const Context& context) {
   return RunGqa(Avx512Bf16TileKernels(), args, context);
+}
+
+std::string_view AmxRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
+  if (!UsesAmxBf16()) return kNeedsAmx;
+  if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
+  if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
+  if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
+  return {};
+}
+
+std::string_view AmxRefusesMlaExpanded(const MlaExpandedArgs& args, const Context& context) {
+  return UsesAmxBf16() ? Avx512Bf16RefusesMlaExpanded(args, context) : kNeedsAmx;
+}
+
+std::string_view AmxRefusesGqa(const GqaArgs& args, const Context& context) {
+  return UsesAmxBf16() ? Avx512Bf16RefusesGqa(args, context) : kNeedsAmx;
+}
+
+Status RunAmxMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
+  AttendLatents(AmxLatentKernels(), MakeProblem(args, 1), LatentsOf(args), context);
+  return {};
+}
+
+Status RunAmxMlaExpanded(const MlaExpandedArgs& args, const Context& context) {
+  return RunMlaExpanded(AmxTileKernels(), args, context);
+}
+
+Status RunAmxGqa(const GqaArgs& args, const Context& context) {
+  return RunGqa(AmxTileKernels(), args, context);
 }
 
 std::string_view Avx512VnniRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {

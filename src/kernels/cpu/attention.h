@@ -25,6 +25,14 @@ Status RunAvx512Bf16MlaExpanded(const MlaExpandedArgs& args, const Context& cont
 std::string_view Avx512Bf16RefusesGqa(const GqaArgs& args, const Context& context);
 Status RunAvx512Bf16Gqa(const GqaArgs& args, const Context& context);
 
+// AMX tiles: as the AVX512_BF16 kernels, but for int8 latents in MlaAbsorbed.
+std::string_view AmxRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context);
+Status RunAmxMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context);
+std::string_view AmxRefusesMlaExpanded(const MlaExpandedArgs& args, const Context& context);
+Status RunAmxMlaExpanded(const MlaExpandedArgs& args, const Context& context);
+std::string_view AmxRefusesGqa(const GqaArgs& args, const Context& context);
+Status RunAmxGqa(const GqaArgs& args, const Context& context);
+
 // AVX512_VNNI dot products with the codes of int8 latents: ComputeMode::kBF16.
 std::string_view Avx512VnniRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context);
 Status RunAvx512VnniMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context);

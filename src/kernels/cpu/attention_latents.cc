@@ -33,6 +33,8 @@ class LatentTask {
     t.queries = workspace->Allocate<char>(kTileGroups * query_bytes_);
     t.scores = workspace->Allocate<float>(kRowTile * kKeyTile);
     t.weights = workspace->Allocate<char>(kTileGroups * weight_bytes_);
+    t.scratch = workspace->Allocate<char>(
+        kernels_.scratch_bytes == nullptr ? 0 : kernels_.scratch_bytes(cache_.latent));
     // Rows a power of 2 apart would share a few sets of the first-level cache.
     t.output_stride = RoundUp(problem_.d_v, kernels_.output_pad) + 32;
     t.outputs = workspace->Allocate<float>(kRowTile * t.output_stride);

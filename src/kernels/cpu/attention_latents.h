@@ -27,7 +27,9 @@ struct LatentTile {
   char* queries;   // [groups] packed
   float* scores;   // [groups, kKeyTile, kGroupRows]: scores, then softmax weights
   char* weights;   // [groups] packed
-  float* outputs;  // [rows, output_stride] in the kernels' order; not yet divided by the sum
+  char* scratch;   // as many bytes as LatentKernels say
+  float* outputs;  // [rows, output_stride] in the kernels' order; not yet divided by the sum. There
+                   // is memory for whole groups, whose further rows may be written to
   int64_t output_stride;
   float* max;        // [kRowTile] of score * scale * log2(e); -inf at first
   float* sum;        // [kRowTile]
@@ -57,11 +59,13 @@ struct LatentKernels {
                  int32_t keys, float scale_log2, const RowsAhead& ahead);
   // The outputs of a row times `factor`, in their natural order.
   void (*write_row)(const float* outputs, float factor, int32_t d_v, float* out);
+  // Memory that attend() may write to, of a thread: a multiple of 64. Null: none.
+  int64_t (*scratch_bytes)(const Int8LatentLayout& dims) = nullptr;
 };
 
-// Scratch memory: per thread about kRowTile * (2 d_k + 4 d_v) bytes and 40 KiB; beside it the
-// partial results of AttendPaged. kv_heads of the problem is 1, values are the first d_v =
-// kv_lora_rank elements.
+// Scratch memory: per thread about kRowTile * (2 d_k + 4 d_v) bytes, 40 KiB and what the kernels
+// ask for; beside it the partial results of AttendPaged. kv_heads of the problem is 1, values are
+// the first d_v = kv_lora_rank elements.
 void AttendLatents(const LatentKernels& kernels, const AttentionProblem& problem,
                    const CacheRows& cache, const Context& context);
 
@@ -70,6 +74,9 @@ LatentKernels Bf16LatentKernels();
 // As AttendLatents, with these kernels or, for an int8 cache, those of Avx512Bf16TileKernels().
 void AttendLatentsInBf16(const AttentionProblem& problem, const CacheRows& cache,
                          const Context& context);
+
+// Requires UsesAmxBf16() and a bf16 cache. Scratch memory: 64 d_k + 8 KiB.
+LatentKernels AmxLatentKernels();
 
 // Requires UsesAvx512Vnni() and a cache of int8 latents.
 //

@@ -119,8 +119,9 @@ struct TileKernels {
   void (*pack_transposed)(const SourceRows& src, const Panels& dst, float* scratch);
   // B[i, j] = rows[i][j]. Padding as above.
   void (*pack_straight)(const SourceRows& src, const Panels& dst);
-  // An element of C is one chain of fused multiply-adds in the order of the summed axis: it does
-  // not depend on which rows or columns are computed with it.
+  // An element of C is a function of its own operands alone, whichever rows or columns are computed
+  // with it: one chain of fused multiply-adds in the order of the summed axis, or of what AMX adds
+  // up at a time (amx_tiles.h).
   void (*multiply)(const Product& product);
   void (*softmax)(const SoftmaxTile& tile);
 };
@@ -135,6 +136,8 @@ void WeightedSum(const float* const* parts, const float* weights, int32_t count,
 TileKernels SimdTileKernels(bool round_to_bf16);
 // Requires UsesAvx512Bf16(). Packs bf16 rows only.
 TileKernels Avx512Bf16TileKernels();
+// Requires UsesAmxBf16(). Packs bf16 rows only.
+TileKernels AmxTileKernels();
 
 }  // namespace mla::cpu
 

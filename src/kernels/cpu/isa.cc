@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/simd_targets.h"
 // After simd_targets.h.
 #include "hwy/targets.h"
@@ -10,7 +11,7 @@
 namespace mla::cpu {
 namespace {
 
-constexpr std::string_view kAvx512Bf16 = "avx512_bf16";
+constexpr std::string_view kAmxBf16 = "amx_bf16", kAvx512Bf16 = "avx512_bf16";
 
 struct Isa {
   std::string_view name;
@@ -20,11 +21,8 @@ struct Isa {
 // Best first. An entry allows all that come after it.
 constexpr Isa kIsas[] = {
 #if HWY_ARCH_X86
-    {kAvx512Bf16, 0},
-    {"avx512", HWY_AVX3},
-    {"avx2", HWY_AVX2},
-    {"sse4", HWY_SSE4},
-    {"baseline", HWY_STATIC_TARGET},
+    {kAmxBf16, 0},      {kAvx512Bf16, 0},   {"avx512", HWY_AVX3},
+    {"avx2", HWY_AVX2}, {"sse4", HWY_SSE4}, {"baseline", HWY_STATIC_TARGET},
 #elif HWY_ARCH_ARM
     {"neon", HWY_STATIC_TARGET},
 #else
@@ -68,12 +66,12 @@ class IsaState {
     const int64_t detected = hwy::SupportedTargets();
     for (const Isa& isa : kIsas) {
       const bool baseline = isa.target == HWY_STATIC_TARGET;
-      const bool usable = isa.target == 0 ? (detected & HWY_AVX3) != 0 && HasAvx512Bf16()
-                                          : (detected & isa.target & HWY_TARGETS) != 0;
+      bool usable = isa.target == 0 ? (detected & HWY_AVX3) != 0 && HasAvx512Bf16()
+                                    : (detected & isa.target & HWY_TARGETS) != 0;
+      if (isa.name == kAmxBf16) usable = usable && HasAmxBf16();
       if (usable || baseline) supported_.push_back(isa);
     }
-    current_ = supported_.front().name;
-    bf16_ = current_ == kAvx512Bf16;
+    SetCurrent(supported_.front().name);
     if (const char* wanted = std::getenv("MLA_ISA"); wanted != nullptr && *wanted != '\0') {
       if (Status status = Limit(wanted); !status.ok()) {
         error_ = InvalidArgument("environment variable MLA_ISA: ", status.error().message);
@@ -87,7 +85,7 @@ class IsaState {
     for (const Isa& isa : supported_) {
       found = found || isa.name == name;
       if (!found) continue;
-      if (targets == 0) current_ = isa.name;
+      if (targets == 0) SetCurrent(isa.name);
       targets |= isa.target == 0 ? HWY_STATIC_TARGET : isa.target;
     }
     if (!found) {
@@ -97,19 +95,25 @@ class IsaState {
     // 0: no limit.
     hwy::SetSupportedTargetsForTest(current_ == supported_.front().name ? 0 : targets);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    bf16_ = current_ == kAvx512Bf16;
     return {};
   }
 
   const std::vector<Isa>& supported() const { return supported_; }
   std::string_view current() const { return current_; }
+  bool amx() const { return amx_; }
   bool bf16() const { return bf16_; }
   const Status& error() const { return error_; }
 
  private:
+  void SetCurrent(std::string_view name) {
+    current_ = name;
+    amx_ = name == kAmxBf16;
+    bf16_ = amx_ || name == kAvx512Bf16;
+  }
+
   std::vector<Isa> supported_;
   std::string_view current_;
-  bool bf16_ = false;
+  bool amx_ = false, bf16_ = false;
   Status error_;
 };
 
@@ -137,5 +141,6 @@ bool UsesAvx512Vnni() {
   static const bool has_vnni = HasAvx512Vnni();
   return has_vnni && UsesAvx512Bf16();
 }
+bool UsesAmxBf16() { return State().amx(); }
 
 }  // namespace mla::cpu

@@ -9,7 +9,7 @@
 
 namespace mla::cpu {
 
-// Best first, e.g. {"avx512_bf16", "avx512", "avx2", "sse4", "baseline"} or {"neon"}.
+// Best first, e.g. {"amx_bf16", "avx512_bf16", "avx512", "avx2", "sse4", "baseline"} or {"neon"}.
 std::vector<std::string_view> SupportedIsas();
 
 // The set in use: the best supported one, unless limited.
@@ -25,6 +25,8 @@ Status CurrentIsaError();
 bool UsesAvx512Bf16();
 // True if besides them AVX512_VNNI exists.
 bool UsesAvx512Vnni();
+// True if besides the bf16 dot products those of AMX tiles may be used.
+bool UsesAmxBf16();
 
 }  // namespace mla::cpu
 

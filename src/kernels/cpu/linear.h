@@ -26,9 +26,17 @@ Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& 
 std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
 Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context);
 
-// The same with quantised weights, and AVX512_VNNI, AVX512_VBMI and GFNI: F8E4M3 as bf16 numbers,
-// block types as integers against activations of 16 bits; both scaled in fp32. bf16 weights may be
-// among the targets.
+// AMX tiles: the same calls.
+std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context);
+Status RunAmxLinear(const LinearArgs& args, const Context& context);
+std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context);
+Status RunAmxGroupedLinear(const GroupedLinearArgs& args, const Context& context);
+std::string_view AmxRefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
+Status RunAmxHeadLinear(const HeadLinearArgs& args, const Context& context);
+
+// AVX512_BF16 dot products with quantised weights, and AVX512_VNNI, AVX512_VBMI and GFNI: F8E4M3 as
+// bf16 numbers, block types as integers against activations of 16 bits; both scaled in fp32. bf16
+// weights may be among the targets.
 std::string_view Avx512Bf16QuantRefusesLinear(const LinearArgs& args, const Context& context);
 Status RunAvx512Bf16QuantLinear(const LinearArgs& args, const Context& context);
 std::string_view Avx512Bf16QuantRefusesGroupedLinear(const GroupedLinearArgs& args,

@@ -402,8 +402,9 @@ int64_t ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 // and the copy of these pays the better the more there are.
 constexpr int64_t kCachedElements = LinearPlan::kMostRowsBytes / sizeof(Bf16Bits);
 
-constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats,   PackRows,
-                                    RunBlock,         HasManyRowsBf16, PackManyRowsTile};
+constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats,
+                                    PackRows,         RunBlock,        HasManyRowsBf16,
+                                    PackManyRowsTile, kManyTileRows};
 
 std::string_view Refuses(const Context& context) {
   if (!UsesAvx512Bf16()) return "needs AVX512_BF16";

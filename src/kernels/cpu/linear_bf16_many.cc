@@ -3,7 +3,6 @@
 #if defined(__x86_64__)
 
 #include "kernels/cpu/avx512_bf16.h"
-#include "kernels/cpu/linear_driver.h"
 
 namespace mla::cpu {
 namespace {
@@ -23,7 +22,7 @@ inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t kGroup = 32;  // elements along k: a pair for each of the sums
 constexpr int kSums = 16;
 constexpr int kOuts = 32;  // of a panel: two vectors
-constexpr int kTileRows = LinearBackend::kTileRows;
+constexpr int kTileRows = kManyTileRows;
 static_assert(LinearPlan::kRowQuantum % kTileRows == 0);  // blocks begin with a tile
 constexpr int64_t kMaxXFloats = 4 * 1024 * 1024;  // of the rows that pass by a panel: L3 cache
 // Larger panels leave no room in a 1 MiB L2 cache for what passes by.

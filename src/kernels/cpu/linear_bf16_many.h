@@ -40,7 +40,9 @@ inline constexpr int64_t kMinManyRows = 24;
 // Whether a product of bf16 weights has as many, and weights contiguous along `in`.
 bool HasManyRowsBf16(const Product& product);
 
-// LinearBackend::pack_tile for both; rows of x bf16, padded with zeros to a multiple of 32.
+// LinearBackend::tile_rows and pack_tile for both; rows of x bf16, padded with zeros to a multiple
+// of 32.
+inline constexpr int64_t kManyTileRows = 12;
 void PackManyRowsTile(const Product& product, int64_t tile, void* to);
 
 // For products with x_tiles. `scratch`: ManyRowsScratchFloats(packed_stride), 64-byte aligned.

@@ -54,21 +54,20 @@ struct TiledRows {
 void PackTiles(const LinearBackend& backend, std::span<Product> products, const PackedX& x,
                const Context& context, ScopedWorkspace& workspace) {
   if (backend.wants_tiles == nullptr) return;
-  constexpr int64_t kTileRows = LinearBackend::kTileRows;
-  const int64_t tile_bytes = kTileRows * x.stride * x.element_size;
+  const int64_t tile_bytes = backend.tile_rows * x.stride * x.element_size;
   std::vector<TiledRows> packed;
   int64_t tiles = 0;
   for (Product& p : products) {
     if (!backend.wants_tiles(p)) continue;
     // Targets with the same rows are neighbours.
     if (packed.empty() || packed.back().product->x != p.x) {
-      const int64_t count = CeilDiv(p.rows, kTileRows);
+      const int64_t count = CeilDiv(p.rows, backend.tile_rows);
       packed.push_back({&p, workspace->Allocate<char>(count * tile_bytes), tiles});
       tiles += count;
     }
     p.x_tiles = packed.back().to;
   }
-  const bool parallel = tiles * kTileRows * x.stride >= kMinParallelPack;
+  const bool parallel = tiles * backend.tile_rows * x.stride >= kMinParallelPack;
   ParallelFor(parallel ? context.threads : nullptr, tiles, [&](int64_t tile, int) {
     const auto after = std::upper_bound(
         packed.begin(), packed.end(), tile,

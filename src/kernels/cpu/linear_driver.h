@@ -24,12 +24,11 @@ struct LinearBackend {
   // `scratch` belongs to the calling thread.
   void (*run_block)(const ProductBlock& block, float* scratch);
   // Null, or: whether run_block wants Product::x_tiles, the packed rows of a product once more as
-  // tiles of kTileRows, which all blocks share; and what writes one, as many elements as its rows
+  // tiles of tile_rows, which all blocks share; and what writes one, as many elements as its rows
   // have, whether there are so many or not.
   bool (*wants_tiles)(const Product& product) = nullptr;
   void (*pack_tile)(const Product& product, int64_t tile, void* to) = nullptr;
-
-  static constexpr int64_t kTileRows = 12;
+  int64_t tile_rows = 0;
 };
 
 inline constexpr int64_t kPackedQuantum = 32;

@@ -61,7 +61,7 @@ class LinearPlan {
   LinearPlan(std::span<Product> products, int64_t x_row_bytes, int num_threads);
 
   // Multiples of every kernel's tile of rows.
-  static constexpr int64_t kRowQuantum = 24, kMaxBlockRows = 22 * kRowQuantum;
+  static constexpr int64_t kRowQuantum = 48, kMaxBlockRows = 11 * kRowQuantum;
   // Half of a 512 KiB L2 cache for the activations of a block; the rest for weights on their way.
   static constexpr int64_t kXBlockBytes = 256 * 1024;
   // What a row may count for at most, if blocks are to have all the rows that they may.

@@ -234,8 +234,8 @@ int64_t F8ScratchFloats(int64_t packed_stride, int64_t block_rows) {
 
 // So that blocks have all the rows that they may, as for bf16.
 constexpr int64_t kF8Panel = LinearPlan::kMostRowsBytes / sizeof(Bf16Bits);
-constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel,    F8ScratchFloats, PackRows,
-                               RunF8Block,       HasManyRows, PackManyRowsTile};
+constexpr LinearBackend kF8 = {sizeof(Bf16Bits), kF8Panel,    F8ScratchFloats,  PackRows,
+                               RunF8Block,       HasManyRows, PackManyRowsTile, kManyTileRows};
 
 // Activations stream past weights that are turned around once per block: the more rows share that
 // the better, and few of them need be in cache. Taller blocks than these (264 rows) gain nothing.

@@ -291,6 +291,20 @@ Status RunAvx512Bf16MlaSparse(const MlaSparseArgs& args, const Context& context)
   });
 }
 
+std::string_view AmxRefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
+  if (!UsesAmxBf16()) return "needs AMX tiles of bf16";
+  if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
+  if (const auto refusal = SimdRefusesMlaSparse(args, context); !refusal.empty()) return refusal;
+  if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
+  return {};
+}
+
+Status RunAmxMlaSparse(const MlaSparseArgs& args, const Context& context) {
+  return RunMlaSparse(args, [&](const AttentionProblem& problem, const CacheRows& rows) {
+    AttendLatents(AmxLatentKernels(), problem, rows, context);
+  });
+}
+
 std::string_view Avx512VnniRefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
   if (!UsesAvx512Vnni()) return "needs AVX512_VNNI and AVX512_BF16";
   if (context.compute != ComputeMode::kBF16) return "compute must be bf16";

@@ -15,6 +15,8 @@ std::string_view SimdRefusesMlaSparse(const MlaSparseArgs& args, const Context& 
 Status RunSimdMlaSparse(const MlaSparseArgs& args, const Context& context);
 std::string_view Avx512Bf16RefusesMlaSparse(const MlaSparseArgs& args, const Context& context);
 Status RunAvx512Bf16MlaSparse(const MlaSparseArgs& args, const Context& context);
+std::string_view AmxRefusesMlaSparse(const MlaSparseArgs& args, const Context& context);
+Status RunAmxMlaSparse(const MlaSparseArgs& args, const Context& context);
 std::string_view Avx512VnniRefusesMlaSparse(const MlaSparseArgs& args, const Context& context);
 Status RunAvx512VnniMlaSparse(const MlaSparseArgs& args, const Context& context);
 
