@@ -7,8 +7,6 @@
 namespace mla::cpu {
 namespace {
 
-constexpr std::string_view kNeedsAmx = "needs AMX tiles of bf16";
-
 bool IsFloat(const ConstTensor& t) {
   return t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
 }
@@ -155,19 +153,19 @@ Status RunAvx512Bf16Gqa(const GqaArgs& args, const Context& context) {
 }
 
 std::string_view AmxRefusesMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
-  if (!UsesAmxBf16()) return kNeedsAmx;
-  if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
+  if (!UsesAmxBf16()) return kNeedsAmxBf16;
+  if (const auto refusal = RefusesAvx512Bf16(context); !refusal.empty()) return refusal;
   if (const auto refusal = RefusesCommon(args.q, args.out); !refusal.empty()) return refusal;
   if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";
   return {};
 }
 
 std::string_view AmxRefusesMlaExpanded(const MlaExpandedArgs& args, const Context& context) {
-  return UsesAmxBf16() ? Avx512Bf16RefusesMlaExpanded(args, context) : kNeedsAmx;
+  return UsesAmxBf16() ? Avx512Bf16RefusesMlaExpanded(args, context) : kNeedsAmxBf16;
 }
 
 std::string_view AmxRefusesGqa(const GqaArgs& args, const Context& context) {
-  return UsesAmxBf16() ? Avx512Bf16RefusesGqa(args, context) : kNeedsAmx;
+  return UsesAmxBf16() ? Avx512Bf16RefusesGqa(args, context) : kNeedsAmxBf16;
 }
 
 Status RunAmxMlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {

@@ -118,7 +118,7 @@ void MultiplyPass(const Product& product, const Pass& pass, const RowsAhead& ahe
     configured = rows;
     const char* a = static_cast<const char*>(product.a) + row * a_stride + 4 * pass.first;
     for (int32_t panel = 0; panel < panels; ++panel) {
-      const int64_t step = panel * int64_t{product.b.steps} + product.b.offset + pass.first;
+      const int64_t step = panel * int64_t{product.b.steps} + pass.first;
       const char* b = static_cast<const char*>(product.b.data) + step * kStepBytes;
       float* c = product.c + row * product.ldc + panel * kPanel;
       if (rows > kTileRows) {

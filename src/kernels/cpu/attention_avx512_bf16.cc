@@ -161,8 +161,7 @@ inline void MultiplyRows(int rows, const uint16_t* a, int64_t lda, const uint16_
 
 void Multiply(const Product& product) {
   const auto* a = static_cast<const uint16_t*>(product.a);
-  const uint16_t* b =
-      static_cast<const uint16_t*>(product.b.data) + int64_t{product.b.offset} * kStepElements;
+  const auto* b = static_cast<const uint16_t*>(product.b.data);
   const int32_t blocks = (product.rows + kRows - 1) / kRows;
   const int32_t panels = (product.cols + kPanel - 1) / kPanel;
   for (int32_t col = 0; col < product.cols; col += kPanel) {

@@ -251,7 +251,7 @@ HWY_INLINE void MultiplyRows(int rows, const float* a, int64_t lda, const float*
 
 void Multiply(const Product& product) {
   const float* a = static_cast<const float*>(product.a);
-  const float* b = static_cast<const float*>(product.b.data) + int64_t{product.b.offset} * kPanel;
+  const auto* b = static_cast<const float*>(product.b.data);
   const int32_t blocks = (product.rows + kRows - 1) / kRows;
   const int32_t panels = (product.cols + kPanel - 1) / kPanel;
   for (int32_t col = 0; col < product.cols; col += kPanel) {

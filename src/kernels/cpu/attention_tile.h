@@ -33,7 +33,7 @@ struct SourceRows {
 struct Panels {
   void* data;      // 64-byte aligned
   int32_t steps;   // of a whole panel: the distance from one panel to the next
-  int32_t offset;  // the step where a pack begins to write or a product to read
+  int32_t offset;  // the step where a pack begins to write; products read from step 0
 };
 
 // Rows that will be packed next, to be on their way from memory while a product computes.

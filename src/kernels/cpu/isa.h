@@ -27,6 +27,7 @@ bool UsesAvx512Bf16();
 bool UsesAvx512Vnni();
 // True if besides the bf16 dot products those of AMX tiles may be used.
 bool UsesAmxBf16();
+inline constexpr std::string_view kNeedsAmxBf16 = "needs AMX tiles of bf16";  // a refusal
 
 }  // namespace mla::cpu
 

@@ -418,34 +418,7 @@ constexpr int64_t kCachedElements = LinearPlan::kMostRowsBytes / sizeof(Bf16Bits
 constexpr LinearBackend kBackend = {sizeof(Bf16Bits), kCachedElements, ScratchFloats, PackRows,
                                     RunBlock,         WantsTiles,      PackTile,      kRows};
 
-std::string_view Refuses(const Context& context) {
-  if (!UsesAmxBf16()) return "needs AMX tiles of bf16";
-  if (context.compute != ComputeMode::kBF16) return "computes in mode bf16 only";
-  return {};
-}
-
-constexpr std::string_view kRefusesDType = "takes bf16 weights only";
-
 }  // namespace
-
-std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context) {
-  for (const LinearTarget& target : args.targets) {
-    if (target.w.dtype() != DType::kBF16) return kRefusesDType;
-  }
-  return Refuses(context);
-}
-
-std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
-  for (const GroupedTarget& target : args.targets) {
-    if (!target.w.empty() && target.w[0].dtype() != DType::kBF16) return kRefusesDType;
-  }
-  return Refuses(context);
-}
-
-std::string_view AmxRefusesHeadLinear(const HeadLinearArgs& args, const Context& context) {
-  if (args.w.dtype() != DType::kBF16) return kRefusesDType;
-  return Refuses(context);
-}
 
 Status RunAmxLinear(const LinearArgs& args, const Context& context) {
   return RunLinear(kBackend, args, context);
@@ -464,21 +437,29 @@ Status RunAmxHeadLinear(const HeadLinearArgs& args, const Context& context) {
 #else  // not x86-64
 
 namespace mla::cpu {
-namespace {
-constexpr std::string_view kNotX86 = "needs an x86-64 processor";
-}  // namespace
 
-std::string_view AmxRefusesLinear(const LinearArgs&, const Context&) { return kNotX86; }
-std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs&, const Context&) {
-  return kNotX86;
-}
-std::string_view AmxRefusesHeadLinear(const HeadLinearArgs&, const Context&) { return kNotX86; }
-Status RunAmxLinear(const LinearArgs&, const Context&) { return Unsupported(kNotX86); }
+Status RunAmxLinear(const LinearArgs&, const Context&) { return Unsupported(kNeedsAmxBf16); }
 Status RunAmxGroupedLinear(const GroupedLinearArgs&, const Context&) {
-  return Unsupported(kNotX86);
+  return Unsupported(kNeedsAmxBf16);
 }
-Status RunAmxHeadLinear(const HeadLinearArgs&, const Context&) { return Unsupported(kNotX86); }
+Status RunAmxHeadLinear(const HeadLinearArgs&, const Context&) {
+  return Unsupported(kNeedsAmxBf16);
+}
 
 }  // namespace mla::cpu
 
 #endif  // __x86_64__
+
+namespace mla::cpu {
+
+std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context) {
+  return UsesAmxBf16() ? Avx512Bf16RefusesLinear(args, context) : kNeedsAmxBf16;
+}
+std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
+  return UsesAmxBf16() ? Avx512Bf16RefusesGroupedLinear(args, context) : kNeedsAmxBf16;
+}
+std::string_view AmxRefusesHeadLinear(const HeadLinearArgs& args, const Context& context) {
+  return UsesAmxBf16() ? Avx512Bf16RefusesHeadLinear(args, context) : kNeedsAmxBf16;
+}
+
+}  // namespace mla::cpu

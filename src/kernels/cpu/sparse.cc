@@ -292,7 +292,7 @@ Status RunAvx512Bf16MlaSparse(const MlaSparseArgs& args, const Context& context)
 }
 
 std::string_view AmxRefusesMlaSparse(const MlaSparseArgs& args, const Context& context) {
-  if (!UsesAmxBf16()) return "needs AMX tiles of bf16";
+  if (!UsesAmxBf16()) return kNeedsAmxBf16;
   if (context.compute != ComputeMode::kBF16) return "compute must be bf16";
   if (const auto refusal = SimdRefusesMlaSparse(args, context); !refusal.empty()) return refusal;
   if (args.cache.dtype() != DType::kBF16) return "cache must be bf16";

@@ -67,29 +67,24 @@ Status MlaAbsorbed(const MlaAbsorbedArgs& args, const Context& context) {
   const int64_t latent_dim = args.q.dim(2);
   const Int8LatentLayout layout{args.kv_lora_rank,
                                 static_cast<int32_t>(latent_dim - args.kv_lora_rank)};
-  ForEachRow(
-      args.batch, args.q.dim(1), context, [&](const SequenceSpan& seq, int32_t i, int64_t head) {
-        const int64_t token = seq.q_begin + i;
-        std::vector<double> p(VisibleKeys(seq, i, args.causal));
-        for (size_t j = 0; j < p.size(); ++j) {
-          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-          for (int64_t d = 0; d < latent_dim; ++d) {
-            p[j] += At(args.q, token, head, d) *
-                    LatentAt(args.cache, layout, slot.page, slot.offset, d);
-          }
-          p[j] *= args.scale;
-        }
-        const double lse = Softmax(p);
-        std::vector<double> out(args.kv_lora_rank);
-        for (size_t j = 0; j < p.size(); ++j) {
-          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-          for (size_t d = 0; d < out.size(); ++d) {
-            out[d] += p[j] *
-                      LatentAt(args.cache, layout, slot.page, slot.offset, static_cast<int64_t>(d));
-          }
-        }
-        StoreRow(args.out, args.lse, token, head, out, lse);
-      });
+  ForEachRow(args.batch, args.q.dim(1), context,
+             [&](const SequenceSpan& seq, int32_t i, int64_t head) {
+               const int64_t token = seq.q_begin + i;
+               const std::vector<double> q = RowAt(args.q, token, head);
+               std::vector<double> p(VisibleKeys(seq, i, args.causal));
+               std::vector<std::vector<double>> latents;
+               for (size_t j = 0; j < p.size(); ++j) {
+                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+                 latents.push_back(LatentAt(args.cache, layout, slot.page, slot.offset));
+                 p[j] = Dot(q, latents[j]) * args.scale;
+               }
+               const double lse = Softmax(p);
+               std::vector<double> out(args.kv_lora_rank);
+               for (size_t j = 0; j < p.size(); ++j) {
+                 for (size_t d = 0; d < out.size(); ++d) out[d] += p[j] * latents[j][d];
+               }
+               StoreRow(args.out, args.lse, token, head, out, lse);
+             });
   return {};
 }
 
@@ -103,34 +98,31 @@ Status MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
     const SequenceSpan seq = GetSequence(args.batch, s);
     ParallelFor(context.threads, args.q.dim(1), [&](int64_t head, int) {
       // This head's keys and values, as an MHA cache would hold them.
-      std::vector<double> k(seq.kv_len * (d_n + d_r));
-      std::vector<double> v(seq.kv_len * d_v);
+      std::vector<std::vector<double>> k(seq.kv_len, std::vector<double>(d_n + d_r));
+      std::vector<std::vector<double>> v(seq.kv_len, std::vector<double>(d_v));
+      std::vector<std::vector<double>> latents;
       for (int32_t j = 0; j < seq.kv_len; ++j) {
         const Slot slot = FindSlot(seq, args.batch.page_size, j);
-        const auto cached = [&](int64_t d) {
-          return LatentAt(args.cache, layout, slot.page, slot.offset, d);
-        };
-        for (int64_t c = 0; c < rank; ++c) {
-          for (int64_t d = 0; d < d_n; ++d) {
-            k[j * (d_n + d_r) + d] += At(args.w_uk, head, d, c) * cached(c);
-          }
-          for (int64_t d = 0; d < d_v; ++d) v[j * d_v + d] += At(args.w_uv, head, d, c) * cached(c);
-        }
-        for (int64_t d = 0; d < d_r; ++d) k[j * (d_n + d_r) + d_n + d] = cached(rank + d);
+        latents.push_back(LatentAt(args.cache, layout, slot.page, slot.offset));
+        std::copy(latents[j].begin() + rank, latents[j].end(), k[j].begin() + d_n);
+      }
+      for (int64_t d = 0; d < d_n; ++d) {
+        const std::vector<double> w = RowAt(args.w_uk, head, d);
+        for (int32_t j = 0; j < seq.kv_len; ++j) k[j][d] = Dot(w, latents[j]);
+      }
+      for (int64_t d = 0; d < d_v; ++d) {
+        const std::vector<double> w = RowAt(args.w_uv, head, d);
+        for (int32_t j = 0; j < seq.kv_len; ++j) v[j][d] = Dot(w, latents[j]);
       }
       for (int32_t i = 0; i < seq.q_len; ++i) {
         const int64_t token = seq.q_begin + i;
+        const std::vector<double> q = RowAt(args.q, token, head);
         std::vector<double> p(VisibleKeys(seq, i, args.causal));
-        for (size_t j = 0; j < p.size(); ++j) {
-          for (int64_t d = 0; d < d_n + d_r; ++d) {
-            p[j] += At(args.q, token, head, d) * k[j * (d_n + d_r) + d];
-          }
-          p[j] *= args.scale;
-        }
+        for (size_t j = 0; j < p.size(); ++j) p[j] = Dot(q, k[j]) * args.scale;
         const double lse = Softmax(p);
         std::vector<double> out(d_v);
         for (size_t j = 0; j < p.size(); ++j) {
-          for (int64_t d = 0; d < d_v; ++d) out[d] += p[j] * v[j * d_v + d];
+          for (int64_t d = 0; d < d_v; ++d) out[d] += p[j] * v[j][d];
         }
         StoreRow(args.out, args.lse, token, head, out, lse);
       }
@@ -141,30 +133,25 @@ Status MlaExpanded(const MlaExpandedArgs& args, const Context& context) {
 
 Status Gqa(const GqaArgs& args, const Context& context) {
   const int64_t heads_per_kv = args.q.dim(1) / args.k_cache.dim(2);
-  ForEachRow(
-      args.batch, args.q.dim(1), context, [&](const SequenceSpan& seq, int32_t i, int64_t head) {
-        const int64_t token = seq.q_begin + i;
-        const int64_t kv_head = head / heads_per_kv;
-        std::vector<double> p(VisibleKeys(seq, i, args.causal));
-        for (size_t j = 0; j < p.size(); ++j) {
-          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-          for (int64_t d = 0; d < args.q.dim(2); ++d) {
-            p[j] +=
-                At(args.q, token, head, d) * At(args.k_cache, slot.page, slot.offset, kv_head, d);
-          }
-          p[j] *= args.scale;
-        }
-        const double lse = Softmax(p);
-        std::vector<double> out(args.v_cache.dim(3));
-        for (size_t j = 0; j < p.size(); ++j) {
-          const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
-          for (size_t d = 0; d < out.size(); ++d) {
-            out[d] +=
-                p[j] * At(args.v_cache, slot.page, slot.offset, kv_head, static_cast<int64_t>(d));
-          }
-        }
-        StoreRow(args.out, args.lse, token, head, out, lse);
-      });
+  ForEachRow(args.batch, args.q.dim(1), context,
+             [&](const SequenceSpan& seq, int32_t i, int64_t head) {
+               const int64_t token = seq.q_begin + i;
+               const int64_t kv_head = head / heads_per_kv;
+               const std::vector<double> q = RowAt(args.q, token, head);
+               std::vector<double> p(VisibleKeys(seq, i, args.causal));
+               for (size_t j = 0; j < p.size(); ++j) {
+                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+                 p[j] = Dot(q, RowAt(args.k_cache, slot.page, slot.offset, kv_head)) * args.scale;
+               }
+               const double lse = Softmax(p);
+               std::vector<double> out(args.v_cache.dim(3));
+               for (size_t j = 0; j < p.size(); ++j) {
+                 const Slot slot = FindSlot(seq, args.batch.page_size, static_cast<int32_t>(j));
+                 const std::vector<double> v = RowAt(args.v_cache, slot.page, slot.offset, kv_head);
+                 for (size_t d = 0; d < out.size(); ++d) out[d] += p[j] * v[d];
+               }
+               StoreRow(args.out, args.lse, token, head, out, lse);
+             });
   return {};
 }
 

@@ -45,17 +45,40 @@ inline double At(const ConstTensor& t, int64_t i, int64_t j = 0, int64_t k = 0, 
   return Load(t.data(), t.dtype(), index);
 }
 
-// Number d of the cached latent at (page, offset): of a row of numbers, or of an int8 latent.
-inline double LatentAt(const ConstTensor& cache, const Int8LatentLayout& layout, int64_t page,
-                       int64_t offset, int64_t d) {
-  if (cache.dtype() != DType::kI8) return At(cache, page, offset, d);
+// The numbers along the last axis: t[i, :], t[i, j, :] or t[i, j, k, :].
+inline std::vector<double> RowAt(const ConstTensor& t, int64_t i, int64_t j = 0, int64_t k = 0) {
+  const int last = t.rank() - 1;
+  int64_t index = i * t.stride(0);
+  if (last > 1) index += j * t.stride(1);
+  if (last > 2) index += k * t.stride(2);
+  std::vector<double> values(t.dim(last));
+  for (size_t d = 0; d < values.size(); ++d) {
+    values[d] = Load(t.data(), t.dtype(), index + static_cast<int64_t>(d) * t.stride(last));
+  }
+  return values;
+}
+
+inline double Dot(const std::vector<double>& x, const std::vector<double>& y) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// The cached latent at (page, offset): a row of numbers, or those of an int8 latent.
+inline std::vector<double> LatentAt(const ConstTensor& cache, const Int8LatentLayout& layout,
+                                    int64_t page, int64_t offset) {
+  if (cache.dtype() != DType::kI8) return RowAt(cache, page, offset);
   const char* row =
       static_cast<const char*>(cache.data()) + page * cache.stride(0) + offset * cache.stride(1);
-  if (d >= layout.kv_lora_rank) {
-    return Load(row + layout.rope_offset(), DType::kBF16, d - layout.kv_lora_rank);
+  std::vector<double> values(layout.kv_lora_rank + layout.qk_rope_head_dim);
+  for (int64_t d = 0; d < layout.kv_lora_rank; ++d) {
+    const double scale = Load(row + layout.scales_offset(), DType::kF32, d / layout.kGroup);
+    values[d] = Load(row, DType::kI8, d) * scale;
   }
-  const double scale = Load(row + layout.scales_offset(), DType::kF32, d / layout.kGroup);
-  return Load(row, DType::kI8, d) * scale;
+  for (int64_t d = 0; d < layout.qk_rope_head_dim; ++d) {
+    values[layout.kv_lora_rank + d] = Load(row + layout.rope_offset(), DType::kBF16, d);
+  }
+  return values;
 }
 
 // Row `row` of a matrix of weights of any type, scales applied in fp64.

@@ -5,20 +5,21 @@
 namespace mla::reference {
 namespace {
 
-double Dot(const ConstTensor& x, int64_t row, const std::vector<double>& w) {
-  double sum = 0;
-  for (int64_t i = 0; i < x.dim(1); ++i) sum += At(x, row, i) * w[i];
-  return sum;
+std::vector<std::vector<double>> RowsOf(const ConstTensor& x) {
+  std::vector<std::vector<double>> rows;
+  for (int64_t row = 0; row < x.dim(0); ++row) rows.push_back(RowAt(x, row));
+  return rows;
 }
 
 }  // namespace
 
 Status Linear(const LinearArgs& args, const Context& context) {
+  const std::vector<std::vector<double>> x = RowsOf(args.x);
   for (const LinearTarget& target : args.targets) {
     ParallelFor(context.threads, target.w.dim(0), [&](int64_t out, int) {
       const std::vector<double> w = WeightRow(target.w, out);
       for (int64_t row = 0; row < args.x.dim(0); ++row) {
-        double value = Dot(args.x, row, w);
+        double value = Dot(x[row], w);
         if (target.bias.present()) value += At(target.bias, out);
         if (args.accumulate) value += At(target.y, row, out);
         SetAt(target.y, value, row, out);
@@ -29,13 +30,14 @@ Status Linear(const LinearArgs& args, const Context& context) {
 }
 
 Status GroupedLinear(const GroupedLinearArgs& args, const Context& context) {
+  const std::vector<std::vector<double>> x = RowsOf(args.x);
   for (const GroupedTarget& target : args.targets) {
     for (size_t group = 0; group < target.w.size(); ++group) {
       const ConstTensor& weight = target.w[group];
       ParallelFor(context.threads, weight.dim(0), [&](int64_t out, int) {
         const std::vector<double> w = WeightRow(weight, out);
         for (int64_t row = args.offsets[group]; row < args.offsets[group + 1]; ++row) {
-          SetAt(target.y, Dot(args.x, row, w), row, out);
+          SetAt(target.y, Dot(x[row], w), row, out);
         }
       });
     }
@@ -48,12 +50,9 @@ Status HeadLinear(const HeadLinearArgs& args, const Context& context) {
   ParallelFor(context.threads, args.x.dim(0) * heads, [&](int64_t task, int) {
     const int64_t row = task / heads;
     const int64_t head = task % heads;
+    const std::vector<double> x = RowAt(args.x, row, head);
     for (int64_t out = 0; out < args.w.dim(1); ++out) {
-      double sum = 0;
-      for (int64_t i = 0; i < args.x.dim(2); ++i) {
-        sum += At(args.x, row, head, i) * At(args.w, head, out, i);
-      }
-      SetAt(args.y, sum, row, head, out);
+      SetAt(args.y, Dot(x, RowAt(args.w, head, out)), row, head, out);
     }
   });
   return {};

@@ -13,20 +13,12 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// One element of a paged cache's row of token j.
-double Cached(const ConstTensor& cache, const SequenceSpan& seq, int32_t page_size, int32_t j,
-              int64_t d) {
-  return At(cache, seq.pages[j / page_size], j % page_size, d);
-}
-
 double IndexScore(const MlaIndexTopkArgs& args, const SequenceSpan& seq, int64_t token, int32_t j) {
+  const int32_t page_size = args.batch.page_size;
+  const std::vector<double> key = RowAt(args.cache, seq.pages[j / page_size], j % page_size);
   double score = 0;
   for (int64_t h = 0; h < args.q.dim(1); ++h) {
-    double dot = 0;
-    for (int64_t d = 0; d < args.q.dim(2); ++d) {
-      dot += At(args.q, token, h, d) * Cached(args.cache, seq, args.batch.page_size, j, d);
-    }
-    score += At(args.weights, token, h) * std::max(dot, 0.0);
+    score += At(args.weights, token, h) * std::max(Dot(RowAt(args.q, token, h), key), 0.0);
   }
   return std::isnan(score) ? -kInfinity : score;
 }
@@ -56,16 +48,14 @@ void AttendRow(const MlaSparseArgs& args, const SequenceSpan& seq, int64_t token
   const Int8LatentLayout layout{args.kv_lora_rank,
                                 static_cast<int32_t>(args.q.dim(2) - args.kv_lora_rank)};
   const int32_t page_size = args.batch.page_size;
-  const auto cached = [&](int32_t j, int64_t d) {
-    return LatentAt(args.cache, layout, seq.pages[j / page_size], j % page_size, d);
-  };
+  const std::vector<double> q = RowAt(args.q, token, head);
+  std::vector<std::vector<double>> latents;
   std::vector<double> p(chosen.size());
   double max = -kInfinity;
   for (size_t n = 0; n < chosen.size(); ++n) {
-    for (int64_t d = 0; d < args.q.dim(2); ++d) {
-      p[n] += At(args.q, token, head, d) * cached(chosen[n], d);
-    }
-    p[n] *= args.scale;
+    const int32_t j = chosen[n];
+    latents.push_back(LatentAt(args.cache, layout, seq.pages[j / page_size], j % page_size));
+    p[n] = Dot(q, latents[n]) * args.scale;
     max = std::max(max, p[n]);
   }
   double sum = 0;
@@ -75,7 +65,7 @@ void AttendRow(const MlaSparseArgs& args, const SequenceSpan& seq, int64_t token
   }
   for (int64_t d = 0; d < args.kv_lora_rank; ++d) {
     double out = 0;
-    for (size_t n = 0; n < chosen.size(); ++n) out += p[n] / sum * cached(chosen[n], d);
+    for (size_t n = 0; n < chosen.size(); ++n) out += p[n] / sum * latents[n][d];
     SetAt(args.out, out, token, head, d);
   }
   if (args.lse.present()) {
