@@ -16,7 +16,7 @@ int StagesThatFit(const Tile& tile, int blocks_per_sm, size_t max_shared_bytes,
                   size_t shared_bytes_per_sm) {
   const size_t bytes =
       std::min(max_shared_bytes, shared_bytes_per_sm / blocks_per_sm - kReservedSharedBytes);
-  int stages = kMaxStages;
+  int stages = tile.max_stages();
   while (stages > 0 && tile.shared_bytes(stages) > bytes) --stages;
   return stages < kMinStages ? 0 : stages;
 }

@@ -43,9 +43,10 @@ struct Tile {
   constexpr int row_groups() const { return rows == 64 ? 2 : 1; }
   constexpr int token_groups() const { return kWarps / (depth_groups() * row_groups()); }
 
-  // Rows of 16-bit elements are an odd number of 16-byte units apart, so that the 8 rows which
-  // ldmatrix reads together lie in different banks.
-  constexpr int key_pitch_bytes() const { return d_k * 2 + 16; }
+  // Each 128 bytes of row r of the keys have their 16-byte units exchanged, unit u with u ^ r % 8:
+  // the 8 rows which ldmatrix reads together lie in different banks, and what is copied of a row
+  // fills all of them.
+  constexpr int key_pitch_bytes() const { return (d_k * 2 + 127) / 128 * 128; }
   constexpr int prob_pitch_bytes() const { return tokens * 2 + 16; }
   // Shared memory: rows' factors, P and scores, two of each, and the stages.
   constexpr size_t factor_bytes() const { return rows * sizeof(float); }
@@ -57,6 +58,9 @@ struct Tile {
   constexpr size_t shared_bytes(int stages) const {
     return 2 * (factor_bytes() + prob_bytes() + score_bytes()) + stages * stage_bytes();
   }
+
+  // 64 rows take long enough for one tile under way; a constant saves them registers.
+  constexpr int max_stages() const { return rows == 64 ? kMinStages : kMaxStages; }
 
   // What the registers of the kernel are limited for.
   constexpr int blocks_per_sm() const { return rows == 16 && (tokens == 16 || d_v == 256) ? 2 : 1; }

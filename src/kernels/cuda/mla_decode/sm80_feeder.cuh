@@ -12,12 +12,28 @@
 
 namespace mla::cuda::sm80 {
 
+inline constexpr int kUnitBytes = 16;  // of a copy
+
 // What a launch adds to the parameters of the call.
 struct Launched {
   int32_t num_stages;
-  int32_t tile_pages, tile_rest;  // a tile's tokens as pages and tokens
-  bool packed = false;            // tokens of a page follow one another without a gap
+  int32_t tile_pages, tile_rest;     // a tile's tokens as pages and tokens
+  uint32_t page_units, token_units;  // from one to the next, 16 bytes each
+  bool packed = false;               // tokens of a page follow one another without a gap
 };
+
+template <typename S>
+Launched MakeLaunched(const MlaDecodeParams& params, int num_stages) {
+  const auto units = [](int64_t elements) {
+    return static_cast<uint32_t>(elements * S::kElementBytes / kUnitBytes);
+  };
+  return {num_stages,
+          S::kTokens / params.page_size,
+          S::kTokens % params.page_size,
+          units(params.cache_stride_page),
+          units(params.cache_stride_token),
+          params.cache_stride_token * S::kElementBytes == S::kTokenBytes};
+}
 
 // A work item as the rows of one tile see it.
 struct ItemTokens {
@@ -75,8 +91,9 @@ class TokenCursor {
   // This thread's token, if it is one.
   __device__ const char* Token() const {
     return static_cast<const char*>(params_.cache) +
-           (page_ * params_.cache_stride_page + in_page_ * params_.cache_stride_token) *
-               S::kElementBytes;
+           (uint64_t{static_cast<uint32_t>(page_)} * launched_.page_units +
+            uint64_t{static_cast<uint32_t>(in_page_)} * launched_.token_units) *
+               kUnitBytes;
   }
 
   // Moves to the next tile. Looks the page of this thread's token up, which nothing waits for
@@ -147,28 +164,30 @@ class Feeder {
       : params_(params), cursor_(params, launched) {}
 
   // Starts the copies of the next tile to `stage`, if there is a tile, and closes their group in
-  // any case, so that the groups of a thread count the tiles.
+  // any case, so that the groups of a thread count the tiles. Advance comes before the next Feed.
   __device__ __forceinline__ void Feed(uint32_t stage) {
     if (cursor_.left() > 0) {
-      StartCopies(stage + cursor_.my_token() * S::kKeyPitch + cursor_.lane() * 16);
+      StartCopies(stage + cursor_.my_token() * S::kKeyPitch +
+                  S::KeyOffset(cursor_.my_token(), cursor_.lane() * kUnitBytes));
     }
     CommitCopies();
-    cursor_.Advance();
   }
+  __device__ __forceinline__ void Advance() { cursor_.Advance(); }
 
  private:
-  static constexpr int kUnits = S::kTokenBytes / 16;
+  static constexpr int kUnits = S::kTokenBytes / kUnitBytes;
   static constexpr int kLanes = kThreads / S::kTokens;
+  static_assert(kLanes % 8 == 0, "lanes are a whole number of 128 bytes apart");
 
   __device__ __forceinline__ void StartCopies(uint32_t to) const {
     const bool filled = cursor_.filled();
     // If not filled, read by no one.
-    const char* from =
-        filled ? cursor_.Token() + cursor_.lane() * 16 : static_cast<const char*>(params_.cache);
+    const char* from = filled ? cursor_.Token() + cursor_.lane() * kUnitBytes
+                              : static_cast<const char*>(params_.cache);
 #pragma unroll
     for (int unit = 0; unit < kUnits; unit += kLanes) {
       if (unit + kLanes <= kUnits || cursor_.lane() < kUnits - unit) {
-        CopyAsync16Once(to + unit * 16, from + unit * 16, filled);
+        CopyAsync16Once(to + unit * kUnitBytes, from + unit * kUnitBytes, filled);
       }
     }
   }

@@ -81,9 +81,7 @@ cudaError_t LaunchKernel(const MlaDecodeParams& params, cudaStream_t stream) {
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
   config.numAttrs = WaitsOnDevice() ? 1 : 0;
-  const sm80::Launched launched = {kStages, Shape::kTokens / params.page_size,
-                                   Shape::kTokens % params.page_size,
-                                   params.cache_stride_token == Shape::kTokenBytes};
+  const auto launched = sm80::MakeLaunched<Shape>(params, kStages);
   return cudaLaunchKernelEx(&config, kernel, params, launched);
 }
 

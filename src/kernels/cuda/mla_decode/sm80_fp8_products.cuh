@@ -46,6 +46,7 @@ struct Fp8Shape {
   // Tokens are as far apart as in the cache: 4 banks.
   static constexpr int kKeyPitch = kTokenBytes;
   static_assert(kKeyPitch / 4 % 32 == 4);
+  static __device__ __forceinline__ int KeyOffset(int, int byte) { return byte; }
   static constexpr int kScalesAt = kFp8LatentRank;
   static constexpr int kRopeAt = kScalesAt + kDepthGroups * static_cast<int>(sizeof(float));
   static constexpr int kStageBytes = static_cast<int>(Fp8Tile::stage_bytes());
@@ -53,7 +54,6 @@ struct Fp8Shape {
   static constexpr int kProbBytes = static_cast<int>(kTile.prob_bytes());
   static constexpr int kScoreBytes = static_cast<int>(kTile.score_bytes());
   static constexpr int kScaleBytes = static_cast<int>(Fp8Tile::scale_bytes());
-  static constexpr bool kReadAnew = false;
   static constexpr int kBlocksPerSm = kTile.blocks_per_sm();
 
   // Where in its row of scores a column is kept: exchanged so that of what half a warp writes

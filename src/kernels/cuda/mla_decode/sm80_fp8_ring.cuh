@@ -24,6 +24,7 @@ class CopyRing {
 
   __device__ __forceinline__ void Feed(int stage) {
     feeder_.Feed(stages_ + stage * S::kStageBytes);
+    feeder_.Advance();
   }
   template <int kYounger>
   __device__ __forceinline__ void BeforeSync() const {

@@ -101,7 +101,7 @@ class ResultRows {
 template <typename S>
 struct SharedMemory {
   static __device__ char* base() {
-    extern __shared__ __align__(16) char shared[];
+    extern __shared__ __align__(128) char shared[];
     return shared;
   }
   static __device__ float* factors(int tile) {  // [rows]
@@ -115,9 +115,9 @@ struct SharedMemory {
     return reinterpret_cast<float*>(base() + 2 * (S::kFactorBytes + S::kProbBytes) +
                                     (tile & 1) * S::kScoreBytes);
   }
-  static __device__ uint32_t stages() {
-    return SharedAddress(base()) + 2 * (S::kFactorBytes + S::kProbBytes + S::kScoreBytes);
-  }
+  static constexpr int kStagesAt = 2 * (S::kFactorBytes + S::kProbBytes + S::kScoreBytes);
+  static_assert(kStagesAt % 128 == 0 && S::kStageBytes % 128 == 0);
+  static __device__ uint32_t stages() { return SharedAddress(base()) + kStagesAt; }
 };
 
 // One thread block's work on its items.
@@ -159,10 +159,10 @@ class BlockDecoder {
     output.Clear();
     // Of the groups of copies closed so far, the last is that of the tile num_stages - 2 past the
     // last one done.
-    WaitForCopies(launched_.num_stages - 2);
+    WaitForCopies(num_stages() - 2);
     __syncthreads();
     MakeScores(q, 0);
-    WaitForCopies(launched_.num_stages - 3);
+    WaitForCopies(num_stages() - 3);
     __syncthreads();
     AddSoftmax(0);
     if (tiles > 1) MakeScores(q, 1);
@@ -179,15 +179,17 @@ class BlockDecoder {
                                              OutputFragments<S>& output) {
     // Half of the warps make the softmax while the others multiply.
     const bool softmax_first = WarpLane<S>().warp < kWarps / 2;
-    WaitForCopies(launched_.num_stages - 4);
-    __syncthreads();
+    WaitForCopies(num_stages() - 4);
+    const bool rescale = __syncthreads_or(rescale_) != 0;
     if (kSoftmax && softmax_first) AddSoftmax(tile + 1);
     // In the place of the tile before this one, whose products are done.
     feeder_.Feed(free_stage_);
     free_stage_ = NextStage(free_stage_);
-    output.Scale(Shared::factors(tile));
+    if (rescale) output.Scale(Shared::factors(tile));
     // This tile's stage is free from the next barrier on.
     output.template MultiplyValues<T>(SharedAddress(Shared::probs(tile)), free_stage_);
+    // Copies that have just been asked for hold up what follows them closely.
+    feeder_.Advance();
     if (kScores) MakeScores(q, tile + 2);
     if (kSoftmax && !softmax_first) AddSoftmax(tile + 1);
   }
@@ -201,17 +203,21 @@ class BlockDecoder {
   __device__ void FillStages() {
     for (; free_stage_ != LastStage(); free_stage_ += S::kStageBytes) {
       feeder_.Feed(free_stage_);
+      feeder_.Advance();
     }
     filled_ = true;
   }
 
   __device__ __forceinline__ void AddSoftmax(int tile) {
-    softmax_.Add(Shared::scores(tile), params_.scale * kLog2E, Shared::probs(tile),
-                 Shared::factors(tile));
+    rescale_ = softmax_.Add(Shared::scores(tile), params_.scale * kLog2E, Shared::probs(tile),
+                            Shared::factors(tile));
   }
 
+  __device__ int num_stages() const {
+    return S::kTile.max_stages() == kMinStages ? kMinStages : launched_.num_stages;
+  }
   __device__ uint32_t LastStage() const {
-    return Shared::stages() + (launched_.num_stages - 1) * S::kStageBytes;
+    return Shared::stages() + (num_stages() - 1) * S::kStageBytes;
   }
   __device__ uint32_t NextStage(uint32_t stage) const {
     return stage == LastStage() ? Shared::stages() : stage + S::kStageBytes;
@@ -249,6 +255,7 @@ class BlockDecoder {
   Feeder<S> feeder_;
   Softmax softmax_;
   bool filled_ = false;
+  bool rescale_ = false;                    // what the row's last softmax has said
   uint32_t free_stage_ = Shared::stages();  // of the tile before the one whose values come next
   uint32_t key_stage_ = Shared::stages();   // of the tile whose scores come next
 };
@@ -270,8 +277,7 @@ cudaError_t LaunchKernel(const MlaDecodeParams& params, const Plan& plan, cudaSt
   const int64_t rows = int64_t{params.s_q} * params.heads;
   const dim3 grid(static_cast<unsigned>((rows + S::kRows - 1) / S::kRows),
                   static_cast<unsigned>(params.num_parts));
-  kernel<<<grid, kThreads, shared_bytes, stream>>>(
-      params, {plan.stages, S::kTokens / params.page_size, S::kTokens % params.page_size});
+  kernel<<<grid, kThreads, shared_bytes, stream>>>(params, MakeLaunched<S>(params, plan.stages));
   return cudaGetLastError();
 }
 

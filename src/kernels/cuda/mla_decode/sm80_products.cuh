@@ -17,7 +17,8 @@ struct Shape {
   static constexpr Tile kTile = {kDk, kDv, kRows, kTokens};
   static_assert(IsCompiled(kTile));
 
-  // Scores: a warp's slices of d_k, the rows and the tokens.
+  // Scores: a warp's slices of d_k, the rows and the tokens. Steps of d_k are dealt out to the
+  // slices in turn: those of a slice then lie in the same part of each 128 bytes.
   static constexpr int kDepthGroups = kTile.depth_groups(), kRowGroups = kTile.row_groups();
   static constexpr int kSteps = kDk / 16 / kDepthGroups;  // of 16 elements of d_k
   static constexpr int kWarpRows = kRows / kRowGroups;
@@ -41,10 +42,14 @@ struct Shape {
   static constexpr int kFactorBytes = static_cast<int>(kTile.factor_bytes());
   static constexpr int kProbBytes = static_cast<int>(kTile.prob_bytes());
   static constexpr int kScoreBytes = static_cast<int>(kTile.score_bytes());
-  // 64 rows leave no register to spare.
-  static constexpr bool kReadAnew = kRows == 64;
   static constexpr int kBlocksPerSm = kTile.blocks_per_sm();
 
+  // Where in row `row` of a stage 16 bytes are kept, and, from the address of some, that of others
+  // `bytes` further on in the row. (What is below 128 of these must not carry.)
+  static __device__ __forceinline__ int KeyOffset(int row, int byte) { return byte ^ row % 8 * 16; }
+  static __device__ __forceinline__ uint32_t Further(uint32_t address, int bytes) {
+    return (address ^ bytes % 128) + bytes / 128 * 128;
+  }
   // Where in its row of scores a column is kept: exchanged so that 8 columns of 4 rows, which half
   // a warp writes together, lie in different banks. Columns 0-7, 8-15, ... stay together.
   static __device__ __forceinline__ int ScoreColumn(int row, int column) {
@@ -56,27 +61,13 @@ struct Shape {
   }
 };
 
-// The thread's number. With kReadAnew, what is computed from it does not occupy registers over the
-// loop that it is used in.
-template <typename S>
-__device__ __forceinline__ uint32_t ThreadNumber() {
-  if constexpr (S::kReadAnew) {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  } else {
-    return threadIdx.x;
-  }
-}
-
 template <typename S>
 struct WarpLane {
   int warp, lane;
 
   __device__ WarpLane() {
-    const uint32_t thread = ThreadNumber<S>();
-    warp = static_cast<int>(thread / kWarp);
-    lane = static_cast<int>(thread % kWarp);
+    warp = static_cast<int>(threadIdx.x / kWarp);
+    lane = static_cast<int>(threadIdx.x % kWarp);
   }
 };
 
@@ -84,16 +75,17 @@ struct WarpLane {
 // of different slices of d_k run at the same time.
 template <typename S>
 struct ScoreSlice {
-  int depth, rows, tokens;  // first element of d_k, first row, first token
+  int rows, tokens;  // first row, first token
   int depth_group;
 
   __device__ ScoreSlice() {
     const int warp = WarpLane<S>().warp;
     depth_group = warp % S::kDepthGroups;
-    depth = depth_group * S::kSteps * 16;
     rows = warp / S::kDepthGroups % S::kRowGroups * S::kWarpRows;
     tokens = warp / (S::kDepthGroups * S::kRowGroups) * S::kWarpTokens;
   }
+  // Elements of d_k from the slice's first to those of its step `step`.
+  static constexpr int Depth(int step) { return step * S::kDepthGroups * 16; }
 };
 
 // A warp's slice of Q as fragments of MultiplyAdd's a. Rows past the end are zeros.
@@ -111,13 +103,14 @@ struct QueryFragments {
       const int32_t token = row / params.heads, head = row - token * params.heads;
       const bool real = token < params.s_q;
       const auto* q = static_cast<const uint16_t*>(params.q) + seq * params.q_stride_seq +
-                      token * params.q_stride_token + head * params.q_stride_head + slice.depth +
-                      lane % 4 * 2;
+                      token * params.q_stride_token + head * params.q_stride_head +
+                      slice.depth_group * 16 + lane % 4 * 2;
 #pragma unroll
       for (int step = 0; step < S::kSteps; ++step) {
         uint32_t(&fragment)[4] = a[half / 2][step];
-        fragment[half % 2] = real ? *reinterpret_cast<const uint32_t*>(q + step * 16) : 0;
-        fragment[half % 2 + 2] = real ? *reinterpret_cast<const uint32_t*>(q + step * 16 + 8) : 0;
+        const uint16_t* from = q + ScoreSlice<S>::Depth(step);
+        fragment[half % 2] = real ? *reinterpret_cast<const uint32_t*>(from) : 0;
+        fragment[half % 2 + 2] = real ? *reinterpret_cast<const uint32_t*>(from + 8) : 0;
       }
     }
   }
@@ -128,6 +121,27 @@ __device__ __forceinline__ void LoadKeys(uint32_t (&b)[4], uint32_t from) {
 }
 __device__ __forceinline__ void LoadKeys(uint32_t (&b)[2], uint32_t from) {
   LoadMatrices2(b, from);
+}
+
+// The sums of a warp's tokens from the chunk's first on, of all its rows.
+template <typename S, int kTiles>
+__device__ __forceinline__ void StoreScores(const float (&sums)[S::kScoreTiles][kTiles][4],
+                                            int chunk, float* scores) {
+  const ScoreSlice<S> slice;
+  const int lane = WarpLane<S>().lane;
+  const int row = slice.rows + lane / 4;
+  float* to = scores + (slice.depth_group * S::kRows + row) * S::kTokens + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+    float* column = to + S::ScoreColumn(row, slice.tokens + chunk + n * 8);
+#pragma unroll
+    for (int m = 0; m < S::kScoreTiles; ++m) {
+      const float(&sum)[4] = sums[m][n];
+      float* at = column + m * 16 * S::kTokens;
+      *reinterpret_cast<float2*>(at) = {sum[0], sum[1]};
+      *reinterpret_cast<float2*>(at + 8 * S::kTokens) = {sum[2], sum[3]};
+    }
+  }
 }
 
 // scores[depth_group][row][token] = the products over this warp's slice of d_k, of its rows and
@@ -145,18 +159,20 @@ __device__ __forceinline__ void MultiplyKeys(const QueryFragments<S>& q, uint32_
   const int lane = WarpLane<S>().lane;
   // 16 tokens are 2 x 2 matrices, 8 tokens by 8 elements of d_k, elements first; 8 tokens are two.
   const uint32_t keys = stage + (slice.tokens + lane / 16 % kTiles * 8 + lane % 8) * S::kKeyPitch +
-                        (slice.depth + lane / 8 % 2 * 8) * 2;
-  const int row = slice.rows + lane / 4;
-  float* to = scores + (slice.depth_group * S::kRows + row) * S::kTokens;
-#pragma unroll 1
+                        S::KeyOffset(lane, slice.depth_group * 32 + lane / 8 % 2 * 16);
+#pragma unroll
   for (int chunk = 0; chunk < S::kWarpTokens; chunk += kChunk) {
     const uint32_t from = keys + chunk * S::kKeyPitch;
     float sums[kChains][S::kScoreTiles][kTiles][4] = {};
     uint32_t b[2][kTiles * 2];  // of this step and of the next
-    LoadKeys(b[0], from);
+    const auto load = [&](int step) {
+      constexpr int kBytes = 2;
+      LoadKeys(b[step % 2], S::Further(from, ScoreSlice<S>::Depth(step) * kBytes));
+    };
+    load(0);
 #pragma unroll
     for (int step = 0; step < S::kSteps; ++step) {
-      if (step + 1 < S::kSteps) LoadKeys(b[(step + 1) % 2], from + (step + 1) * 32);
+      if (step + 1 < S::kSteps) load(step + 1);
 #pragma unroll
       for (int m = 0; m < S::kScoreTiles; ++m) {
 #pragma unroll
@@ -166,21 +182,17 @@ __device__ __forceinline__ void MultiplyKeys(const QueryFragments<S>& q, uint32_
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      float* column = to + S::ScoreColumn(row, slice.tokens + chunk + n * 8) + lane % 4 * 2;
+    if constexpr (kChains == 2) {
 #pragma unroll
       for (int m = 0; m < S::kScoreTiles; ++m) {
-        float(&sum)[4] = sums[0][m][n];
-        if constexpr (kChains == 2) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) sum[i] += sums[1][m][n][i];
+        for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[0][m][n][i] += sums[1][m][n][i];
         }
-        float* at = column + m * 16 * S::kTokens;
-        *reinterpret_cast<float2*>(at) = {sum[0], sum[1]};
-        *reinterpret_cast<float2*>(at + 8 * S::kTokens) = {sum[2], sum[3]};
       }
     }
+    StoreScores<S>(sums[0], chunk, scores);
   }
 }
 
@@ -203,20 +215,13 @@ struct OutputFragments {
   // Multiplies each row by its factor.
   __device__ __forceinline__ void Scale(const float* factors) {
     const int lane = WarpLane<S>().lane;
-    float by[S::kOutTiles][2];
-    bool changes = false;
-#pragma unroll
-    for (int i = 0; i < 2 * S::kOutTiles; ++i) {
-      by[i / 2][i % 2] = factors[i * 8 + lane / 4];
-      changes |= by[i / 2][i % 2] != 1.0f;
-    }
-    if (!__any_sync(0xffffffffu, changes)) return;
 #pragma unroll
     for (int m = 0; m < S::kOutTiles; ++m) {
+      const float by[2] = {factors[m * 16 + lane / 4], factors[m * 16 + 8 + lane / 4]};
 #pragma unroll
       for (int n = 0; n < S::kColumnTiles; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) d[m][n][i] *= by[m][i / 2];
+        for (int i = 0; i < 4; ++i) d[m][n][i] *= by[i / 2];
       }
     }
   }
@@ -226,8 +231,8 @@ struct OutputFragments {
   __device__ __forceinline__ void MultiplyValues(uint32_t probs, uint32_t stage) {
     const auto [warp, lane] = WarpLane<S>();
     const uint32_t p = probs + lane % 16 * S::kProbPitch + lane / 16 * 16;
-    const uint32_t v =
-        stage + lane % 16 * S::kKeyPitch + (warp * S::kWarpColumns + lane / 16 * 8) * 2;
+    const uint32_t v = stage + lane % 16 * S::kKeyPitch +
+                       S::KeyOffset(lane, warp * S::kWarpColumns * 2 + lane / 16 * 16);
 #pragma unroll
     for (int k = 0; k < S::kTokens; k += 16) {
       uint32_t a[S::kOutTiles][4];
@@ -238,7 +243,7 @@ struct OutputFragments {
 #pragma unroll
       for (int n = 0; n < S::kColumnTiles; n += 2) {
         uint32_t b[4];
-        LoadMatrices4Transposed(b, v + k * S::kKeyPitch + n * 16);
+        LoadMatrices4Transposed(b, S::Further(v, n * 16) + k * S::kKeyPitch);
 #pragma unroll
         for (int m = 0; m < S::kOutTiles; ++m) {
           MultiplyAdd<T>(d[m][n], a[m], b[0], b[1]);

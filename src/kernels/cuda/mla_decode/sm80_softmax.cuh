@@ -58,12 +58,12 @@ class RowSoftmax : public RowTotals<kThreads / S::kRows> {
  public:
   static constexpr int kThreadsPerRow = kThreads / S::kRows;
 
-  static __device__ int row() { return static_cast<int>(ThreadNumber<S>() / kThreadsPerRow); }
-  static __device__ int part() { return static_cast<int>(ThreadNumber<S>() % kThreadsPerRow); }
+  static __device__ int row() { return static_cast<int>(threadIdx.x / kThreadsPerRow); }
+  static __device__ int part() { return static_cast<int>(threadIdx.x % kThreadsPerRow); }
 
   // Adds the slices of a tile's scores up and writes the row of P = 2^(score - max) to `probs`, and
-  // to `factors` what the output so far is to be multiplied by.
-  __device__ __forceinline__ void Add(const float* scores, float scale_log2, char* probs,
+  // to `factors` what the output so far is to be multiplied by. Whether that is not 1.
+  __device__ __forceinline__ bool Add(const float* scores, float scale_log2, char* probs,
                                       float* factors) {
     float p[kVectors][kWidth];
     float most = -INFINITY;
@@ -95,6 +95,7 @@ class RowSoftmax : public RowTotals<kThreads / S::kRows> {
     max_ = most;
     sum_ = sum_ * factor + sum;
     if (part() == 0) factors[row()] = factor;
+    return factor != 1.0f;
   }
 
  private:
