@@ -52,6 +52,20 @@ TEST(Sm80Plan, FitsTheDevice) {
   }
 }
 
+TEST(Sm80Plan, StridesAreCountedIn32Bits) {
+  constexpr int64_t kMost = int64_t{32} << 30;  // elements of 2 bytes: 64 GiB
+  char byte = 0;
+  const auto fits = [&](int64_t pages, int64_t page_stride, int64_t token_stride) {
+    return cuda::sm80::StridesFit(
+        ConstTensor(&byte, DType::kBF16, {pages, 64, 576}, {page_stride, token_stride, 1}));
+  };
+  EXPECT_TRUE(fits(2, kMost - 8, 576));
+  EXPECT_FALSE(fits(2, kMost, 576));
+  EXPECT_TRUE(fits(1, kMost, 576));  // a page alone is never counted from
+  EXPECT_FALSE(fits(2, kMost - 8, kMost));
+  EXPECT_FALSE(fits(2, -64 * 576, 576));
+}
+
 TEST(Sm80Plan, FewRowsAreNotPaddedToMany) {
   for (const Dims dims : kDims) {
     for (const int rows : {1, 8, 16}) EXPECT_EQ(PlanFor(kH100, dims, rows).tile.rows, 16) << rows;

@@ -57,6 +57,16 @@ bool RowsAligned(const ConstTensor& tensor, size_t bytes) {
   return aligned;
 }
 
+bool StridesFit(const ConstTensor& cache) {
+  constexpr int64_t kMostBytes = int64_t{16} << 32;
+  const auto size = static_cast<int64_t>(SizeOf(cache.dtype()));
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t stride = cache.stride(axis);
+    if (cache.dim(axis) > 1 && (stride < 0 || stride >= kMostBytes / size)) return false;
+  }
+  return true;
+}
+
 Plan MakePlan(int d_k, int d_v, int64_t num_rows, size_t max_shared_bytes,
               size_t shared_bytes_per_sm) {
   Plan best;
@@ -110,6 +120,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
   if (!sm80::RowsAligned(args.cache, 16)) {
     return "tokens of the cache must begin at multiples of 16 bytes";
   }
+  if (!sm80::StridesFit(args.cache)) return "pages must be less than 64 GiB apart";
   if (!sm80::RowsAligned(args.q, 4)) return "rows of q must begin at multiples of 4 bytes";
   if (!sm80::RowsAligned(args.out, 4)) {
     return "rows of out must begin at multiples of 4 bytes";

@@ -32,6 +32,10 @@ inline constexpr size_t kReservedSharedBytes = 1024;
 // Whether every row of a tensor, innermost stride 1, begins at a multiple of `bytes`.
 bool RowsAligned(const ConstTensor& tensor, size_t bytes);
 
+// Whether the kernels can count from one page, and token, of the cache to the next: in units of 16
+// bytes, and 32 bits.
+bool StridesFit(const ConstTensor& cache);
+
 // The tile of a thread block. Sizes in bytes are of shared memory.
 struct Tile {
   int d_k, d_v;

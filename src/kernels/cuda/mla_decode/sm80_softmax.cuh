@@ -80,7 +80,7 @@ class RowSoftmax : public RowTotals<kThreads / S::kRows> {
     if (most <= max_ + kHeadroom) most = max_;
     // A row that has seen nothing yet: any finite number makes 2^(-inf - base) zero.
     const float base = most == -INFINITY ? 0.0f : most;
-    const float factor = Exp2(max_ - base);
+    const float factor = most == max_ ? 1.0f : Exp2(max_ - base);  // 1 for a row of nothing, too
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
