@@ -201,7 +201,9 @@ __global__ void Reference(const int32_t* kv_lens, int32_t s_q, int32_t heads, in
   if (threadIdx.x == 0) lse[place] = seen > 0 ? most + log(sum) : -INFINITY;
 }
 
-double ScaleOf(const DecodeCase& c) { return static_cast<float>(1 / std::sqrt(double(c.d_k))); }
+double ScaleOf(const DecodeCase& c) {
+  return static_cast<float>(c.sharpness / std::sqrt(double(c.d_k)));
+}
 
 double ToDouble(uint16_t bits, DType dtype) {
   if (dtype == DType::kBF16) return __bfloat162float(__ushort_as_bfloat16(bits));

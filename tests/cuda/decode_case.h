@@ -54,6 +54,7 @@ struct DecodeCase {
   bool fp8 = false;  // the cache is of FP8 latents
   Fp8Scales scales = Fp8Scales::kAny;
   bool causal = true;
+  float sharpness = 1;   // times 1 / sqrt(d_k): what scores are multiplied by
   bool strided = false;  // gaps between the rows of q, out, lse and between cache tokens
   bool with_lse = true;
   int64_t spare_pages = 3;  // poisoned pages beside those in use

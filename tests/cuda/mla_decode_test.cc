@@ -155,6 +155,23 @@ TEST_F(MlaDecodeOnDevice, EveryKernelMatchesTheReference) {
   }
 }
 
+// The greatest score grows so much in the course of a sequence that what was summed up before has
+// to be rescaled, which kernels put off as long as they can.
+TEST_F(MlaDecodeOnDevice, SharpScores) {
+  for (const bool fp8 : {false, true}) {
+    for (const int32_t heads : {16, 40, 128}) {
+      DecodeCase c = Case(heads, 1, kDims[0], 64, {5000, 300});
+      c.fp8 = fp8;
+      c.scales = Fp8Scales::kPowers;  // with others keys are rounded, which sharp scores magnify
+      c.sharpness = 100;              // queries are normal, keys a tenth of that
+      const int ran = ExpectMatchesReference(c, Kernels());
+      if (!fp8) {
+        EXPECT_EQ(ran, DenseKernels()) << c;
+      }
+    }
+  }
+}
+
 TEST_F(MlaDecodeOnDevice, OddDimensionsFallToThePlainKernel) {
   for (const Dims dims : {Dims{80, 64}, Dims{65, 33}, Dims{7, 7}, Dims{576, 500}}) {
     const DecodeCase c = Case(3, 2, dims, 5, {0, 1, 30, 700});
