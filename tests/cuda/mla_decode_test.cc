@@ -158,17 +158,20 @@ TEST_F(MlaDecodeOnDevice, EveryKernelMatchesTheReference) {
 // The greatest score grows so much in the course of a sequence that what was summed up before has
 // to be rescaled, which kernels put off as long as they can.
 TEST_F(MlaDecodeOnDevice, SharpScores) {
-  for (const bool fp8 : {false, true}) {
-    for (const int32_t heads : {16, 40, 128}) {
-      DecodeCase c = Case(heads, 1, kDims[0], 64, {5000, 300});
-      c.fp8 = fp8;
-      c.scales = Fp8Scales::kPowers;  // with others keys are rounded, which sharp scores magnify
-      c.sharpness = 100;              // queries are normal, keys a tenth of that
-      const int ran = ExpectMatchesReference(c, Kernels());
-      if (!fp8) {
-        EXPECT_EQ(ran, DenseKernels()) << c;
+  std::vector<DecodeCase> cases;
+  for (const int32_t heads : {16, 40, 128}) {
+    for (const Dims dims : kDims) {
+      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+        cases.push_back(Case(heads, 1, dims, 64, {5000, 300}, dtype));
       }
     }
+    cases.push_back(Case(heads, 2, kDims[0], 64, {5000, 300}));
+    cases.back().fp8 = true;
+    cases.back().scales = Fp8Scales::kPowers;  // others round keys, which sharp scores magnify
+  }
+  for (DecodeCase& c : cases) {
+    c.sharpness = 100;  // queries are normal, keys a tenth of that
+    EXPECT_EQ(ExpectMatchesReference(c, Kernels()), c.fp8 ? Fp8Kernels(c) : DenseKernels()) << c;
   }
 }
 

@@ -63,7 +63,6 @@ TEST(Sm80Plan, StridesAreCountedIn32Bits) {
   EXPECT_FALSE(fits(2, kMost, 576));
   EXPECT_TRUE(fits(1, kMost, 576));  // a page alone is never counted from
   EXPECT_FALSE(fits(2, kMost - 8, kMost));
-  EXPECT_FALSE(fits(2, -64 * 576, 576));
 }
 
 TEST(Sm80Plan, FewRowsAreNotPaddedToMany) {

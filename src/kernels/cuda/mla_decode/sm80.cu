@@ -62,7 +62,7 @@ bool StridesFit(const ConstTensor& cache) {
   const auto size = static_cast<int64_t>(SizeOf(cache.dtype()));
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t stride = cache.stride(axis);
-    if (cache.dim(axis) > 1 && (stride < 0 || stride >= kMostBytes / size)) return false;
+    if (cache.dim(axis) > 1 && stride >= kMostBytes / size) return false;
   }
   return true;
 }
@@ -120,7 +120,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
   if (!sm80::RowsAligned(args.cache, 16)) {
     return "tokens of the cache must begin at multiples of 16 bytes";
   }
-  if (!sm80::StridesFit(args.cache)) return "pages must be less than 64 GiB apart";
+  if (!sm80::StridesFit(args.cache)) return "pages and tokens must be less than 64 GiB apart";
   if (!sm80::RowsAligned(args.q, 4)) return "rows of q must begin at multiples of 4 bytes";
   if (!sm80::RowsAligned(args.out, 4)) {
     return "rows of out must begin at multiples of 4 bytes";

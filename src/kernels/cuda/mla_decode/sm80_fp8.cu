@@ -51,7 +51,7 @@ std::string_view Refuses(const MlaDecodeArgs& args, const DeviceProperties& devi
   if (!sm80::RowsAligned(args.cache, 16)) {
     return "tokens of the cache must begin at multiples of 16 bytes";
   }
-  if (!sm80::StridesFit(args.cache)) return "pages must be less than 64 GiB apart";
+  if (!sm80::StridesFit(args.cache)) return "pages and tokens must be less than 64 GiB apart";
   if (!sm80::RowsAligned(args.q, 16)) return "rows of q must begin at multiples of 16 bytes";
   if (!sm80::RowsAligned(args.out, 16)) return "rows of out must begin at multiples of 16 bytes";
   if (PlanFor(device).stages == 0) return "needs 81 KiB of shared memory for a thread block";
