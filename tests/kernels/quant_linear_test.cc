@@ -2,6 +2,7 @@
 // against the reference.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -12,6 +13,7 @@
 #include "base/threads.h"
 #include "base/workspace.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
 #include "mla/elementwise.h"
 #include "mla/linear.h"
 #include "support/every_isa.h"
@@ -89,10 +91,20 @@ struct Case {
 
 // Partial tiles and panels; more rows than fit a tile; long rows; nothing at all.
 constexpr Case kCases[] = {
-    {1, 256, 1},          {1, 256, 4, true},  {2, 512, 7, false, true},
-    {3, 256, 37},         {5, 2304, 9, true}, {1, 2304, 66, true, true},
-    {33, 1280, 21, true}, {9, 1024, 32},      {0, 256, 4},
-    {4, 256, 0},          {300, 256, 8},      {6, 512, 40, false, false, 100, 96},
+    {1, 256, 1},
+    {1, 256, 4, true},
+    {2, 512, 7, false, true},
+    {3, 256, 37},
+    {5, 2304, 9, true},
+    {1, 2304, 66, true, true},
+    {33, 1280, 21, true},
+    {9, 1024, 32},
+    {0, 256, 4},
+    {4, 256, 0},
+    {300, 256, 8},
+    {6, 512, 40, false, false, 100, 96},
+    {32, 256, 1},
+    {49, 2304, 67, true, true},
 };
 // Rows that are no whole groups, at any place in the scales: F8E4M3 alone.
 constexpr Case kF8Cases[] = {{3, 130, 140, true},
@@ -110,7 +122,8 @@ constexpr Case kF8Cases[] = {{3, 130, 140, true},
 constexpr Case kSmallBlockCases[] = {{1, 32, 3},           {7, 32, 17, true}, {1, 96, 33},
                                      {4, 96, 18},          {2, 544, 5, true}, {13, 544, 40},
                                      {3, 1504, 35},        {8, 1504, 16},     {1, 1056, 9, true},
-                                     {25, 1056, 34, true}, {4, 704, 19},      {6, 1408, 33}};
+                                     {25, 1056, 34, true}, {4, 704, 19},      {6, 1408, 33},
+                                     {35, 1056, 33, true}, {64, 1504, 70},    {40, 32, 3}};
 
 struct Data {
   std::vector<float> x, bias, y;
@@ -181,6 +194,7 @@ class QuantLinearTest : public ::testing::Test {
     std::vector<std::string> kernels = {"cpu_simd"};
     if (cpu::UsesAvx512Bf16() && mode == ComputeMode::kBF16 && c.col0 % 32 == 0) {
       kernels.push_back("cpu_avx512_bf16_quant");
+      if (cpu::UsesAmxBf16() && c.rows >= cpu::kAmxQuantRows) kernels.push_back("cpu_amx_bf16");
     }
     return kernels;
   }
@@ -205,11 +219,14 @@ class QuantLinearTest : public ::testing::Test {
                 << "element " << i << ": " << got[i] << ", want " << want[i];
           }
           // Neither other rows nor threads change a bit.
-          for (const int64_t row : {int64_t{0}, c.rows / 2, c.rows - 1}) {
+          const int64_t fewest = kernel == "cpu_amx_bf16" ? cpu::kAmxQuantRows : 1;
+          for (const int64_t row : {int64_t{0}, (c.rows - fewest) / 2, c.rows - fewest}) {
             if (row < 0 || row >= c.rows) continue;
             const std::vector<float> alone =
-                Run(c, d, ContextFor(kernel, mode, nullptr), row, row + 1);
-            EXPECT_EQ(std::memcmp(alone.data(), got.data() + row * c.out, c.out * sizeof(float)), 0)
+                Run(c, d, ContextFor(kernel, mode, nullptr), row, row + fewest);
+            EXPECT_EQ(
+                std::memcmp(alone.data(), got.data() + row * c.out, fewest * c.out * sizeof(float)),
+                0)
                 << "row " << row << " alone differs";
           }
         }
@@ -249,13 +266,13 @@ TEST_F(QuantLinearTest, ActivationsOfAnySize) {
     rows[5][i] = std::ldexp(1.5F, 80 - static_cast<int>(i / 32) * 10);
     rows[6][i] = i % 32 == 7 ? 1000.0F : 0.25F;
   }
-  const Case c = {7, kIn, kOut};
+  const Case c = {42, kIn, kOut};
   for (const DType dtype : kQuantised) {
     for (const float weight : {1.0F, -1.0F}) {
       SCOPED_TRACE(DTypeName(dtype));
       Data d(c, dtype, random_);
       for (int64_t row = 0; row < c.rows; ++row) {
-        std::copy(rows[row].begin(), rows[row].end(), d.x.begin() + row * kIn);
+        std::copy(rows[row % 7].begin(), rows[row % 7].end(), d.x.begin() + row * kIn);
       }
       // Weights with the largest codes of their type. With terms of one sign and size the rounding
       // errors of an fp32 sum have one sign too.
@@ -268,7 +285,7 @@ TEST_F(QuantLinearTest, ActivationsOfAnySize) {
 TEST_F(QuantLinearTest, NanAndInfinityStayInTheirRow) {
   for (const DType dtype : kQuantised) {
     SCOPED_TRACE(DTypeName(dtype));
-    for (const int64_t rows : {1, 3, 9}) {
+    for (const int64_t rows : {1, 3, 9, 40}) {
       const Case c = {rows, 512, 37};
       Data d(c, dtype, random_);
       d.x[(rows - 1) * 512 + 300] = std::nanf("");
@@ -316,39 +333,41 @@ TEST_F(QuantLinearTest, EveryF8CodeIsDecoded) {
 
 TEST_F(QuantLinearTest, TargetsOfDifferentTypesShareACall) {
   const QuantMatrix first(DType::kQ4_K, 12, 512, random_), second(DType::kQ6_K, 5, 512, random_);
-  const std::vector<float> values = Normal(7 * 512, random_), x = Normal(3 * 512, random_);
+  const std::vector<float> values = Normal(7 * 512, random_), x = Normal(40 * 512, random_);
   std::vector<uint16_t> third(values.size());
   QuantiseRow(DType::kBF16, values.data(), 7 * 512, third.data());
   const ConstTensor weights[] = {first.view(), second.view(),
                                  ConstTensor(third.data(), DType::kBF16, {7, 512})};
-  const auto run = [&](const Context& context) {
+  const auto run = [&](int64_t rows, const Context& context) {
     std::vector<std::vector<float>> ys;
-    for (const ConstTensor& w : weights) ys.emplace_back(3 * w.dim(0));
+    for (const ConstTensor& w : weights) ys.emplace_back(rows * w.dim(0));
     std::vector<LinearTarget> targets;
     for (size_t i = 0; i < 3; ++i) {
       targets.push_back(
-          {weights[i], {}, Tensor(ys[i].data(), DType::kF32, {3, weights[i].dim(0)})});
+          {weights[i], {}, Tensor(ys[i].data(), DType::kF32, {rows, weights[i].dim(0)})});
     }
     EXPECT_TRUE(
-        Linear({.x = ConstTensor(x.data(), DType::kF32, {3, 512}), .targets = targets}, context)
+        Linear({.x = ConstTensor(x.data(), DType::kF32, {rows, 512}), .targets = targets}, context)
             .ok());
     return ys;
   };
   ForEachIsa([&](std::string_view) {
     for (const ComputeMode mode : kModes) {
-      const auto got = run(ContextFor("", mode, &pool_));
-      const auto want = run(ContextFor("reference", mode, &pool_));
-      const double limit = mode == ComputeMode::kF32 ? 1e-3 : 0.5;
-      for (size_t t = 0; t < 3; ++t) {
-        for (size_t i = 0; i < got[t].size(); ++i) EXPECT_NEAR(got[t][i], want[t][i], limit);
+      for (const int64_t rows : {3, 40}) {
+        const auto got = run(rows, ContextFor("", mode, &pool_));
+        const auto want = run(rows, ContextFor("reference", mode, &pool_));
+        const double limit = mode == ComputeMode::kF32 ? 1e-3 : 0.5;
+        for (size_t t = 0; t < 3; ++t) {
+          for (size_t i = 0; i < got[t].size(); ++i) EXPECT_NEAR(got[t][i], want[t][i], limit);
+        }
       }
     }
   });
 }
 
 TEST_F(QuantLinearTest, GroupsMatchLinear) {
-  const std::vector<int32_t> offsets = {0, 3, 3, 8};
-  const std::vector<float> x = Normal(8 * 256, random_);
+  const std::vector<int32_t> few = {0, 3, 3, 8}, many = {0, 1, 1, 100};
+  const std::vector<float> x = Normal(200 * 256, random_);
   for (const DType dtype : kQuantised) {
     SCOPED_TRACE(DTypeName(dtype));
     std::vector<QuantMatrix> matrices;
@@ -357,25 +376,30 @@ TEST_F(QuantLinearTest, GroupsMatchLinear) {
     for (const QuantMatrix& m : matrices) w.push_back(m.view());
     ForEachIsa([&](std::string_view) {
       for (const ComputeMode mode : kModes) {
-        std::vector<float> y(8 * 10), want(8 * 10);
-        const GroupedTarget target{w, Tensor(y.data(), DType::kF32, {8, 10})};
-        const Context context = ContextFor("", mode, &pool_);
-        ASSERT_TRUE(GroupedLinear({.x = ConstTensor(x.data(), DType::kF32, {8, 256}),
-                                   .offsets = offsets,
-                                   .targets = {&target, 1}},
-                                  context)
-                        .ok());
-        for (int g = 0; g < 3; ++g) {
-          const int64_t rows = offsets[g + 1] - offsets[g];
-          const LinearTarget one{
-              w[g], {}, Tensor(want.data() + offsets[g] * 10, DType::kF32, {rows, 10})};
-          ASSERT_TRUE(
-              Linear({.x = ConstTensor(x.data() + offsets[g] * 256, DType::kF32, {rows, 256}),
-                      .targets = {&one, 1}},
-                     context)
-                  .ok());
+        for (const std::vector<int32_t>& offsets : {few, many}) {
+          const int64_t all = offsets.back();
+          std::vector<float> y(all * 10);
+          const GroupedTarget target{w, Tensor(y.data(), DType::kF32, {all, 10})};
+          const Context context = ContextFor("", mode, &pool_);
+          ASSERT_TRUE(GroupedLinear({.x = ConstTensor(x.data(), DType::kF32, {all, 256}),
+                                     .offsets = offsets,
+                                     .targets = {&target, 1}},
+                                    context)
+                          .ok());
+          for (int g = 0; g < 3; ++g) {
+            const int64_t begin = offsets[g], count = offsets[g + 1] - begin;
+            if (count == 0) continue;
+            // By the same kernel: a choice may depend on the number of rows.
+            const int64_t rows = offsets == many ? std::max(count, cpu::kAmxQuantRows) : count;
+            std::vector<float> want(rows * 10);
+            const LinearTarget one{w[g], {}, Tensor(want.data(), DType::kF32, {rows, 10})};
+            ASSERT_TRUE(Linear({.x = ConstTensor(x.data() + begin * 256, DType::kF32, {rows, 256}),
+                                .targets = {&one, 1}},
+                               context)
+                            .ok());
+            for (int64_t i = 0; i < count * 10; ++i) EXPECT_EQ(y[begin * 10 + i], want[i]) << i;
+          }
         }
-        EXPECT_EQ(y, want);
       }
     });
   }

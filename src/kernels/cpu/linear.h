@@ -2,6 +2,7 @@
 #ifndef MLA_KERNELS_CPU_LINEAR_H_
 #define MLA_KERNELS_CPU_LINEAR_H_
 
+#include <cstdint>
 #include <string_view>
 
 #include "mla/linear.h"
@@ -26,7 +27,11 @@ Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& 
 std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
 Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context);
 
-// AMX tiles: the same calls.
+// AMX tiles: the same calls; and quantised weights where they meet at least kAmxQuantRows rows in
+// the mean, as sums of two bf16 numbers. With fewer rows they go to the next kernels, which are
+// closer to the weights by some 2^-17: the last bits of a product depend on the number of rows
+// then.
+inline constexpr int64_t kAmxQuantRows = 32;
 std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context);
 Status RunAmxLinear(const LinearArgs& args, const Context& context);
 std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context);

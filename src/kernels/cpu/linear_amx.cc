@@ -1,9 +1,13 @@
-// Matrix products on AMX tiles: bf16 weights as stored, activations rounded to bf16.
+// Matrix products on AMX tiles: bf16 weights as stored, activations rounded to bf16. Quantised
+// weights are decoded to two planes of bf16 (linear_quant_planes.h), a part of 32 outputs at a
+// time, which pays with many rows.
 //
 // Two forms, by the axis along which a weight is contiguous. Along `in` (dot form): 16 rows of the
 // weight are A of a tile product as they lie in memory, 16 rows of x are its columns. Along `out`
 // (axpy form): rows of x are A, and strips of the weight, two rows interleaved, are B. An output is
 // summed up in the same order in both, and with any number of rows.
+#include <algorithm>
+
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/linear_driver.h"
@@ -12,6 +16,7 @@
 
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/avx512_bf16.h"
+#include "kernels/cpu/linear_quant_planes.h"
 
 namespace mla::cpu {
 namespace {
@@ -33,10 +38,12 @@ constexpr int64_t kDepth = amx::kTileDepth;
 constexpr int64_t kTileFloats = amx::kTileBytes / static_cast<int64_t>(sizeof(float));
 constexpr int64_t kTileElements = amx::kTileBytes / static_cast<int64_t>(sizeof(Bf16Bits));
 static_assert(LinearPlan::kRowQuantum % kRows == 0);
+static_assert(kPlaneRows == 2 * kRows && kPlaneDepth == kDepth);
 
 // The part of the summed axis that is multiplied at a time: what the rows of a block have of it
 // stays in a 2 MiB L2 cache. Sums wait in memory between two parts.
 constexpr int64_t kPartSteps = 1024 / kDepth;
+static_assert(kPartSteps % kPlaneStepsMultiple == 0);
 
 // C: tiles 0 to 3, [of A][of B]; A: 4 and 5; B: 6 and 7.
 constexpr int kA = 4, kB = 6;
@@ -121,13 +128,17 @@ class DotPanel {
         steps_((p.in + kDepth - 1) / kDepth),
         whole_steps_(p.in / kDepth),
         single_(p.x_tiles == nullptr),
-        short_rows_(p.w_stride <= kShortRow),
+        decoded_(p.w_dtype != DType::kBF16),
+        short_rows_(!decoded_ && p.w_stride <= kShortRow),
         tail_(reinterpret_cast<Bf16Bits*>(scratch)),
-        finished_(scratch + 2 * kTileFloats) {}
-  static constexpr int64_t kScratchFloats = 2 * kTileFloats + 2 * kSumFloats;
+        finished_(scratch + 2 * kTileFloats),
+        planes_(reinterpret_cast<Bf16Bits*>(finished_ + 2 * kSumFloats)) {}
+  static constexpr int64_t kScratchFloats =
+      2 * kTileFloats + 2 * kSumFloats + kPartSteps * kPlanes * 2 * kTileFloats;
 
   // Adds the products of steps [begin, end) of outputs [o, out_end), at most 32, and of rows [row,
-  // row_end), to their `sums`, kSumFloats for every 32 rows. The last steps finish the outputs.
+  // row_end), to their `sums`, kSumFloats for every 32 rows. The last steps finish the outputs. Of
+  // quantised weights at most kPartSteps steps, from a multiple of them on.
   void Run(int64_t o, int64_t out_end, int64_t row, int64_t row_end, int64_t begin, int64_t end,
            float* sums) {
     o_ = o;
@@ -135,10 +146,14 @@ class DotPanel {
     const int64_t outs = out_end - o;
     outs_[0] = Min(kRows, outs);
     outs_[1] = outs - outs_[0];
-    w_ = static_cast<const Bf16Bits*>(p_.w) + o * p_.w_stride;
+    if (decoded_) {
+      DecodePlanes(p_, o, outs, begin, end, planes_);
+    } else {
+      w_ = static_cast<const Bf16Bits*>(p_.w) + o * p_.w_stride;
+    }
     if (end == steps_) {
       for (int64_t n = 0; n < outs; ++n) bias_[n] = p_.bias != nullptr ? BiasAt(p_, o + n) : 0;
-      CopyTail(outs);
+      if (!decoded_) CopyTail(outs);
     }
     Configure(outs_[0], outs_[1], single_ ? 1 : kColumns);
     for (int64_t r = row; r < row_end; r += 2 * kRows, sums += kSumFloats) {
@@ -171,6 +186,15 @@ class DotPanel {
     for (int64_t n = 0; n < outs; ++n) Prefetch(next + n * p_.w_stride);
   }
 
+  // Adds the products of the tiles of B with those of A, which begin at `w`.
+  template <int kAs, int kBs>
+  static inline void AddTiles(const Bf16Bits* w, int64_t stride) {
+    const int64_t bytes = stride * static_cast<int64_t>(sizeof(Bf16Bits));
+    amx::Load<kA>(w, bytes);
+    if constexpr (kAs == 2) amx::Load<kA + 1>(w + kRows * stride, bytes);
+    Sums<kAs, kBs>::Add();
+  }
+
   template <int kAs, int kBs>
   void Rows(int64_t row, int64_t begin, int64_t end, float* sums) {
     using Sum = Sums<kAs, kBs>;
@@ -186,15 +210,18 @@ class DotPanel {
                             : static_cast<const Bf16Bits*>(p_.x_tiles) + row * steps_ * kDepth;
     const int64_t next_tile = kRows * steps_ * kDepth;
     for (int64_t step = begin; step < end; ++step) {
-      const bool whole = step < whole_steps_;
-      const Bf16Bits* w = whole ? w_ + step * kDepth : tail_;
-      const int64_t w_stride = whole ? p_.w_stride : kDepth;
-      const int64_t w_bytes = w_stride * static_cast<int64_t>(sizeof(Bf16Bits));
-      amx::Load<kA>(w, w_bytes);
-      if constexpr (kAs == 2) amx::Load<kA + 1>(w + kRows * w_stride, w_bytes);
       amx::Load<kB>(x + step * x_step, x_bytes);
       if constexpr (kBs == 2) amx::Load<kB + 1>(x + next_tile + step * x_step, x_bytes);
-      Sum::Add();
+      if (decoded_) {
+        const Bf16Bits* w = planes_ + (step - begin) * kPlanes * kPlaneElements;
+        for (int64_t plane = 0; plane < kPlanes; ++plane, w += kPlaneElements) {
+          AddTiles<kAs, kBs>(w, kDepth);
+        }
+      } else if (step < whole_steps_) {
+        AddTiles<kAs, kBs>(w_ + step * kDepth, p_.w_stride);
+      } else {
+        AddTiles<kAs, kBs>(tail_, kDepth);
+      }
       if (short_rows_ && kBs == 1) PrefetchNext(step);
       FinishNext();
     }
@@ -244,13 +271,15 @@ class DotPanel {
 
   const Product& p_;
   const int64_t steps_, whole_steps_;
-  const bool single_;      // row of the product
-  const bool short_rows_;  // of w
-  Bf16Bits* const tail_;   // [32, kDepth]
-  float* const finished_;  // two of kSumFloats
+  const bool single_;       // row of the product
+  const bool decoded_;      // weights
+  const bool short_rows_;   // of w
+  Bf16Bits* const tail_;    // [32, kDepth]
+  float* const finished_;   // two of kSumFloats
+  Bf16Bits* const planes_;  // [kPartSteps, kPlanes, kPlaneElements]
   int64_t o_ = 0, row_end_ = 0;
-  int64_t outs_[2] = {};  // of the tiles of A
-  const Bf16Bits* w_ = nullptr;
+  int64_t outs_[2] = {};         // of the tiles of A
+  const Bf16Bits* w_ = nullptr;  // unless decoded
   // Of `finished_`: what is written next, which tiles of the other wait to be finished, and the
   // first row of these.
   int which_ = 0;
@@ -271,7 +300,8 @@ void DotBlock(const ProductBlock& block, float* scratch) {
   const int64_t of_panel = SumFloats(rows);
   const int64_t steps = (block.product->in + kDepth - 1) / kDepth;
   // Few rows: weights are read once, from end to end, and the fewer side by side the faster.
-  const int64_t part_steps = rows <= 2 * kRows && steps > 0 ? steps : kPartSteps;
+  const bool whole_rows = rows <= 2 * kRows && steps > 0 && block.product->w_dtype == DType::kBF16;
+  const int64_t part_steps = whole_rows ? steps : kPartSteps;
   const int64_t outs = rows <= kRows ? kRows : 2 * kRows;
   constexpr int64_t kStrip = kStripPanels * 2 * kRows;
   for (int64_t strip = block.out_begin; strip < block.out_end; strip += kStrip) {
@@ -451,12 +481,31 @@ Status RunAmxHeadLinear(const HeadLinearArgs&, const Context&) {
 #endif  // __x86_64__
 
 namespace mla::cpu {
+namespace {
+constexpr std::string_view kFewQuantRows = "wants 32 rows or more for quantised weights";
+}  // namespace
 
 std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context) {
-  return UsesAmxBf16() ? Avx512Bf16RefusesLinear(args, context) : kNeedsAmxBf16;
+  if (!UsesAmxBf16()) return kNeedsAmxBf16;
+  const bool quantised = std::ranges::any_of(
+      args.targets, [](const LinearTarget& target) { return IsQuantised(target.w.dtype()); });
+  if (!quantised) return Avx512Bf16RefusesLinear(args, context);
+  if (args.x.dim(0) < kAmxQuantRows) return kFewQuantRows;
+  return Avx512Bf16QuantRefusesLinear(args, context);
 }
 std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
-  return UsesAmxBf16() ? Avx512Bf16RefusesGroupedLinear(args, context) : kNeedsAmxBf16;
+  if (!UsesAmxBf16()) return kNeedsAmxBf16;
+  int64_t quantised = 0;  // matrices
+  for (const GroupedTarget& target : args.targets) {
+    for (size_t g = 0; g < target.w.size(); ++g) {
+      const bool used = args.offsets[g] < args.offsets[g + 1];
+      if (used && IsQuantised(target.w[g].dtype())) ++quantised;
+    }
+  }
+  if (quantised == 0) return Avx512Bf16RefusesGroupedLinear(args, context);
+  const auto targets = static_cast<int64_t>(args.targets.size());
+  if (args.x.dim(0) * targets < kAmxQuantRows * quantised) return kFewQuantRows;
+  return Avx512Bf16QuantRefusesGroupedLinear(args, context);
 }
 std::string_view AmxRefusesHeadLinear(const HeadLinearArgs& args, const Context& context) {
   return UsesAmxBf16() ? Avx512Bf16RefusesHeadLinear(args, context) : kNeedsAmxBf16;
