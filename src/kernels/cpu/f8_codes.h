@@ -26,7 +26,7 @@ struct F8Table {
     }
   }
 };
-constexpr F8Table kF8Table;
+inline constexpr F8Table kF8Table;
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                \
