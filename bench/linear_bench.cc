@@ -9,8 +9,9 @@
 //
 // Each row is timed in turns with its floor, the longer of two: reading the same weights from the
 // same memory with as many threads, doing nothing else; and the multiplications at the rate of a
-// loop in registers: of vdpbf16ps, with AMX and bf16 weights of tdpbf16ps, without either of fp32
-// FMA. `share` is the median of floor over time of those pairs; GB/s (of weights) and GFLOP/s are
+// loop in registers: of vdpbf16ps, with AMX of tdpbf16ps (half of it for quantised weights, which
+// are multiplied twice, and only with so many rows that tiles are used), without either of fp32 FMA.
+// `share` is the median of floor over time of those pairs; GB/s (of weights) and GFLOP/s are
 // of the fastest run, since other programs can only make one slower. `2nd` is the speed over that
 // with one thread.
 #include <algorithm>
@@ -30,6 +31,7 @@
 #include "base/workspace.h"
 #include "ceilings/loops.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
 #include "mla/linear.h"
 #include "tensor/quant_blocks.h"
 
@@ -57,6 +59,10 @@ struct Case {
   bool from_memory = true;  // weights larger than the caches
 
   int64_t weights() const { return in * out * count * (kind == Kind::kExperts ? 2 : 1); }
+  // That multiply a matrix, in the mean.
+  int64_t rows_of_matrix() const {
+    return kind == Kind::kExperts ? rows * top_k / std::min(count, rows * top_k) : rows;
+  }
   double flops() const {
     const auto per_row = static_cast<double>(in * out);
     if (kind == Kind::kExperts) return 4 * per_row * static_cast<double>(rows * top_k);
@@ -239,14 +245,16 @@ double ReadSeconds(const char* data, int64_t bytes, int streams, ThreadPool& poo
   });
 }
 
-// The rate of multiply-adds in registers, in FLOP/s: of the best instruction in use for a type.
-double ArithmeticRate(DType weights, ThreadPool& pool) {
+// The rate of multiply-adds in registers, in FLOP/s: of the best instruction in use.
+double ArithmeticRate(const Case& c, DType weights, ThreadPool& pool) {
   static const std::vector<ArithmeticLoop> loops = ArithmeticLoops();
+  const bool quantised = IsQuantised(weights);
+  const bool tiles = cpu::UsesAmxBf16() && (!quantised || c.rows_of_matrix() >= cpu::kAmxQuantRows);
   const ArithmeticLoop* loop = &loops[0];
   for (const ArithmeticLoop& l : loops) {
     const std::string_view name = l.name;
     if (cpu::UsesAvx512Bf16() && name == "vdpbf16ps") loop = &l;
-    if (cpu::UsesAmxBf16() && weights == DType::kBF16 && name == "tdpbf16ps") loop = &l;
+    if (tiles && name == "tdpbf16ps") loop = &l;
   }
   constexpr int64_t kTurns = 100000;
   std::vector<double> done(pool.num_threads());
@@ -255,7 +263,7 @@ double ArithmeticRate(DType weights, ThreadPool& pool) {
   });
   double all = 0;
   for (const double d : done) all += d;
-  return all / seconds;
+  return all / seconds / (tiles && quantised ? 2 : 1);
 }
 
 // `single` keeps the times with one thread.
@@ -276,7 +284,7 @@ bool RunCase(const Case& c, DType dtype, const Weights& weights, int threads,
     // The floors, then the product on the copy after the one that was read.
     const double read =
         ReadSeconds(weights.Copy(2 * turn), call.bytes(), turn % 2 == 0 ? 8 : 1, pool);
-    const double rate = ArithmeticRate(dtype, pool);
+    const double rate = ArithmeticRate(c, dtype, pool);
     Status status;
     const double time = Seconds([&] { status = call.Run(2 * turn + 1, context); });
     if (!status.ok()) {
