@@ -10,8 +10,8 @@
 // Each row is timed in turns with its floor, the longer of two: reading the same weights from the
 // same memory with as many threads, doing nothing else; and the multiplications at the rate of a
 // loop in registers: of vdpbf16ps, with AMX of tdpbf16ps (half of it for quantised weights, which
-// are multiplied twice, and only with so many rows that tiles are used), without either of fp32 FMA.
-// `share` is the median of floor over time of those pairs; GB/s (of weights) and GFLOP/s are
+// are multiplied twice, and only with so many rows that tiles are used), without either of fp32
+// FMA. `share` is the median of floor over time of those pairs; GB/s (of weights) and GFLOP/s are
 // of the fastest run, since other programs can only make one slower. `2nd` is the speed over that
 // with one thread.
 #include <algorithm>
@@ -249,7 +249,7 @@ double ReadSeconds(const char* data, int64_t bytes, int streams, ThreadPool& poo
 double ArithmeticRate(const Case& c, DType weights, ThreadPool& pool) {
   static const std::vector<ArithmeticLoop> loops = ArithmeticLoops();
   const bool quantised = IsQuantised(weights);
-  const bool tiles = cpu::UsesAmxBf16() && (!quantised || c.rows_of_matrix() >= cpu::kAmxQuantRows);
+  const bool tiles = cpu::UsesAmxBf16() && c.rows_of_matrix() >= cpu::AmxFewestRows(weights);
   const ArithmeticLoop* loop = &loops[0];
   for (const ArithmeticLoop& l : loops) {
     const std::string_view name = l.name;

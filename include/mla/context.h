@@ -22,6 +22,10 @@ struct Context {
   ThreadPool* threads = nullptr;   // null: the calling thread alone
   Workspace* workspace = nullptr;  // null: the kernel allocates its scratch memory
   ComputeMode compute = ComputeMode::kF32;
+  // No kernel that is chosen by the number of rows of a matrix product, so that not even the last
+  // bits of a row's result depend on the others. It matters for quantised weights with AMX alone,
+  // where it costs half the speed and more with many rows.
+  bool batch_invariant = false;
   // Runs this kernel of the operator's list and no other; an error if it refuses. Empty: the first
   // in the list that accepts the call.
   std::string_view kernel;

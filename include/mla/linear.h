@@ -6,7 +6,9 @@
 // enter with their exact values in both. Activations are never rounded to 8-bit integers; a kernel
 // of mode bf16 may hold them in 16 bits, as multiples of a power of two per group of 32: those
 // below 2^-7 of the group's largest to 2^-15 of it, the others exactly. An output element depends
-// on its own row of x alone: not on the other rows nor on the number of threads.
+// on its own row of x alone: not on the other rows nor on the number of threads; with one
+// exception, the last bits with quantised weights where AMX is used, which Context::batch_invariant
+// excludes.
 #ifndef MLA_LINEAR_H_
 #define MLA_LINEAR_H_
 

@@ -103,7 +103,7 @@ constexpr Case kCases[] = {
     {4, 256, 0},
     {300, 256, 8},
     {6, 512, 40, false, false, 100, 96},
-    {32, 256, 1},
+    {48, 256, 1},
     {49, 2304, 67, true, true},
 };
 // Rows that are no whole groups, at any place in the scales: F8E4M3 alone.
@@ -123,7 +123,7 @@ constexpr Case kSmallBlockCases[] = {{1, 32, 3},           {7, 32, 17, true}, {1
                                      {4, 96, 18},          {2, 544, 5, true}, {13, 544, 40},
                                      {3, 1504, 35},        {8, 1504, 16},     {1, 1056, 9, true},
                                      {25, 1056, 34, true}, {4, 704, 19},      {6, 1408, 33},
-                                     {35, 1056, 33, true}, {64, 1504, 70},    {40, 32, 3}};
+                                     {51, 1056, 33, true}, {64, 1504, 70},    {48, 32, 3}};
 
 struct Data {
   std::vector<float> x, bias, y;
@@ -190,11 +190,13 @@ class QuantLinearTest : public ::testing::Test {
     }
   }
 
-  std::vector<std::string> KernelsFor(ComputeMode mode, const Case& c) {
+  std::vector<std::string> KernelsFor(ComputeMode mode, const Case& c, DType dtype) {
     std::vector<std::string> kernels = {"cpu_simd"};
     if (cpu::UsesAvx512Bf16() && mode == ComputeMode::kBF16 && c.col0 % 32 == 0) {
       kernels.push_back("cpu_avx512_bf16_quant");
-      if (cpu::UsesAmxBf16() && c.rows >= cpu::kAmxQuantRows) kernels.push_back("cpu_amx_bf16");
+      if (cpu::UsesAmxBf16() && c.rows >= cpu::AmxFewestRows(dtype)) {
+        kernels.push_back("cpu_amx_bf16");
+      }
     }
     return kernels;
   }
@@ -208,7 +210,7 @@ class QuantLinearTest : public ::testing::Test {
       std::vector<double> magnitude;
       Reference(c, d, mode, want, magnitude);
       ForEachIsa([&](std::string_view) {
-        for (const std::string& kernel : KernelsFor(mode, c)) {
+        for (const std::string& kernel : KernelsFor(mode, c, dtype)) {
           SCOPED_TRACE(kernel);
           const std::vector<float> got = Run(c, d, ContextFor(kernel, mode, &pool_), 0, c.rows);
           for (size_t i = 0; i < got.size(); ++i) {
@@ -219,7 +221,7 @@ class QuantLinearTest : public ::testing::Test {
                 << "element " << i << ": " << got[i] << ", want " << want[i];
           }
           // Neither other rows nor threads change a bit.
-          const int64_t fewest = kernel == "cpu_amx_bf16" ? cpu::kAmxQuantRows : 1;
+          const int64_t fewest = kernel == "cpu_amx_bf16" ? cpu::AmxFewestRows(dtype) : 1;
           for (const int64_t row : {int64_t{0}, (c.rows - fewest) / 2, c.rows - fewest}) {
             if (row < 0 || row >= c.rows) continue;
             const std::vector<float> alone =
@@ -285,7 +287,7 @@ TEST_F(QuantLinearTest, ActivationsOfAnySize) {
 TEST_F(QuantLinearTest, NanAndInfinityStayInTheirRow) {
   for (const DType dtype : kQuantised) {
     SCOPED_TRACE(DTypeName(dtype));
-    for (const int64_t rows : {1, 3, 9, 40}) {
+    for (const int64_t rows : {1, 3, 9, 50}) {
       const Case c = {rows, 512, 37};
       Data d(c, dtype, random_);
       d.x[(rows - 1) * 512 + 300] = std::nanf("");
@@ -333,7 +335,7 @@ TEST_F(QuantLinearTest, EveryF8CodeIsDecoded) {
 
 TEST_F(QuantLinearTest, TargetsOfDifferentTypesShareACall) {
   const QuantMatrix first(DType::kQ4_K, 12, 512, random_), second(DType::kQ6_K, 5, 512, random_);
-  const std::vector<float> values = Normal(7 * 512, random_), x = Normal(40 * 512, random_);
+  const std::vector<float> values = Normal(7 * 512, random_), x = Normal(50 * 512, random_);
   std::vector<uint16_t> third(values.size());
   QuantiseRow(DType::kBF16, values.data(), 7 * 512, third.data());
   const ConstTensor weights[] = {first.view(), second.view(),
@@ -353,7 +355,7 @@ TEST_F(QuantLinearTest, TargetsOfDifferentTypesShareACall) {
   };
   ForEachIsa([&](std::string_view) {
     for (const ComputeMode mode : kModes) {
-      for (const int64_t rows : {3, 40}) {
+      for (const int64_t rows : {3, 50}) {
         const auto got = run(rows, ContextFor("", mode, &pool_));
         const auto want = run(rows, ContextFor("reference", mode, &pool_));
         const double limit = mode == ComputeMode::kF32 ? 1e-3 : 0.5;
@@ -374,13 +376,16 @@ TEST_F(QuantLinearTest, GroupsMatchLinear) {
     std::vector<ConstTensor> w;
     for (int i = 0; i < 3; ++i) matrices.emplace_back(dtype, 10, 256, random_, 64 * i, 32 * i);
     for (const QuantMatrix& m : matrices) w.push_back(m.view());
+    constexpr std::pair<ComputeMode, bool> kModesAndInvariance[] = {
+        {ComputeMode::kF32, false}, {ComputeMode::kBF16, false}, {ComputeMode::kBF16, true}};
     ForEachIsa([&](std::string_view) {
-      for (const ComputeMode mode : kModes) {
+      for (const auto& [mode, invariant] : kModesAndInvariance) {
         for (const std::vector<int32_t>& offsets : {few, many}) {
           const int64_t all = offsets.back();
           std::vector<float> y(all * 10);
           const GroupedTarget target{w, Tensor(y.data(), DType::kF32, {all, 10})};
-          const Context context = ContextFor("", mode, &pool_);
+          Context context = ContextFor("", mode, &pool_);
+          context.batch_invariant = invariant;
           ASSERT_TRUE(GroupedLinear({.x = ConstTensor(x.data(), DType::kF32, {all, 256}),
                                      .offsets = offsets,
                                      .targets = {&target, 1}},
@@ -389,8 +394,9 @@ TEST_F(QuantLinearTest, GroupsMatchLinear) {
           for (int g = 0; g < 3; ++g) {
             const int64_t begin = offsets[g], count = offsets[g + 1] - begin;
             if (count == 0) continue;
-            // By the same kernel: a choice may depend on the number of rows.
-            const int64_t rows = offsets == many ? std::max(count, cpu::kAmxQuantRows) : count;
+            // By the same kernel, whose choice may depend on the number of rows.
+            const int64_t rows =
+                offsets == many && !invariant ? std::max(count, cpu::AmxFewestRows(dtype)) : count;
             std::vector<float> want(rows * 10);
             const LinearTarget one{w[g], {}, Tensor(want.data(), DType::kF32, {rows, 10})};
             ASSERT_TRUE(Linear({.x = ConstTensor(x.data() + begin * 256, DType::kF32, {rows, 256}),

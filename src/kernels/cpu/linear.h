@@ -27,11 +27,14 @@ Status RunAvx512Bf16GroupedLinear(const GroupedLinearArgs& args, const Context& 
 std::string_view Avx512Bf16RefusesHeadLinear(const HeadLinearArgs& args, const Context& context);
 Status RunAvx512Bf16HeadLinear(const HeadLinearArgs& args, const Context& context);
 
-// AMX tiles: the same calls; and quantised weights where they meet at least kAmxQuantRows rows in
-// the mean, as sums of two bf16 numbers. With fewer rows they go to the next kernels, which are
-// closer to the weights by some 2^-17: the last bits of a product depend on the number of rows
-// then.
-inline constexpr int64_t kAmxQuantRows = 32;
+// AMX tiles: the same calls; and quantised weights, as sums of two bf16 numbers, where a matrix
+// meets so many rows (experts: in the mean) that decoding pays. With fewer rows, or if
+// Context::batch_invariant, they go to the next kernels, which are closer to the weights by some
+// 2^-17.
+inline int64_t AmxFewestRows(DType weights) {
+  if (!IsQuantised(weights)) return 1;
+  return weights == DType::kF8E4M3 ? 16 : 48;
+}
 std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context);
 Status RunAmxLinear(const LinearArgs& args, const Context& context);
 std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context);

@@ -302,7 +302,7 @@ void DotBlock(const ProductBlock& block, float* scratch) {
   // Few rows: weights are read once, from end to end, and the fewer side by side the faster.
   const bool whole_rows = rows <= 2 * kRows && steps > 0 && block.product->w_dtype == DType::kBF16;
   const int64_t part_steps = whole_rows ? steps : kPartSteps;
-  const int64_t outs = rows <= kRows ? kRows : 2 * kRows;
+  const int64_t outs = whole_rows && rows <= kRows ? kRows : 2 * kRows;
   constexpr int64_t kStrip = kStripPanels * 2 * kRows;
   for (int64_t strip = block.out_begin; strip < block.out_end; strip += kStrip) {
     const int64_t strip_end = Min(strip + kStrip, block.out_end);
@@ -482,29 +482,41 @@ Status RunAmxHeadLinear(const HeadLinearArgs&, const Context&) {
 
 namespace mla::cpu {
 namespace {
-constexpr std::string_view kFewQuantRows = "wants 32 rows or more for quantised weights";
+constexpr std::string_view kFewQuantRows =
+    "wants 16 rows or more for FP8 weights, 48 for block types";
+constexpr std::string_view kChosenByRows =
+    "is chosen for quantised weights by the number of rows: not batch invariant";
 }  // namespace
 
 std::string_view AmxRefusesLinear(const LinearArgs& args, const Context& context) {
   if (!UsesAmxBf16()) return kNeedsAmxBf16;
-  const bool quantised = std::ranges::any_of(
-      args.targets, [](const LinearTarget& target) { return IsQuantised(target.w.dtype()); });
+  bool quantised = false;
+  int64_t fewest = 0;
+  for (const LinearTarget& target : args.targets) {
+    quantised = quantised || IsQuantised(target.w.dtype());
+    fewest = std::max(fewest, AmxFewestRows(target.w.dtype()));
+  }
   if (!quantised) return Avx512Bf16RefusesLinear(args, context);
-  if (args.x.dim(0) < kAmxQuantRows) return kFewQuantRows;
+  if (context.batch_invariant) return kChosenByRows;
+  if (args.x.dim(0) < fewest) return kFewQuantRows;
   return Avx512Bf16QuantRefusesLinear(args, context);
 }
 std::string_view AmxRefusesGroupedLinear(const GroupedLinearArgs& args, const Context& context) {
   if (!UsesAmxBf16()) return kNeedsAmxBf16;
-  int64_t quantised = 0;  // matrices
+  bool quantised = false;
+  int64_t rows = 0, fewest = 0;  // of all products with quantised weights
   for (const GroupedTarget& target : args.targets) {
     for (size_t g = 0; g < target.w.size(); ++g) {
-      const bool used = args.offsets[g] < args.offsets[g + 1];
-      if (used && IsQuantised(target.w[g].dtype())) ++quantised;
+      const int64_t of_group = args.offsets[g + 1] - args.offsets[g];
+      if (of_group == 0 || !IsQuantised(target.w[g].dtype())) continue;
+      quantised = true;
+      rows += of_group;
+      fewest += AmxFewestRows(target.w[g].dtype());
     }
   }
-  if (quantised == 0) return Avx512Bf16RefusesGroupedLinear(args, context);
-  const auto targets = static_cast<int64_t>(args.targets.size());
-  if (args.x.dim(0) * targets < kAmxQuantRows * quantised) return kFewQuantRows;
+  if (!quantised) return Avx512Bf16RefusesGroupedLinear(args, context);
+  if (context.batch_invariant) return kChosenByRows;
+  if (rows < fewest) return kFewQuantRows;
   return Avx512Bf16QuantRefusesGroupedLinear(args, context);
 }
 std::string_view AmxRefusesHeadLinear(const HeadLinearArgs& args, const Context& context) {
