@@ -171,7 +171,7 @@ Status Explain(const BenchFlags& flags, const Session& session,
                std::vector<Measurement>& measurements) {
   const AttentionForm form = flags.session.ToOptions().form;
   for (Measurement& m : measurements) {
-    const int32_t step = m.test == "decode" ? 1 : Session::kPrefillChunk;
+    const int32_t step = m.test == "decode" ? 1 : session.prefill_chunk();
     MLA_ASSIGN_OR_RETURN(m.decisions, ExplainForms(session, form, m.depth, m.tokens, step));
   }
   return {};

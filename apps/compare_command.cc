@@ -297,8 +297,9 @@ std::string UselessFlag(const CLI::App& app, const CompareFlags& flags) {
       if (app.count(flag) > 0) return Concat(flag, " is of --layers: want both");
     }
   } else if (model.empty() || IsDimensionsOnly(model)) {
-    for (const char* flag : {"--context", "--kv-dtype", "--page-size", "--compute", "--quantize",
-                             "--decode-tokens", "--repetitions", "--text"}) {
+    for (const char* flag :
+         {"--context", "--kv-dtype", "--page-size", "--prefill-chunk", "--compute", "--quantize",
+          "--decode-tokens", "--repetitions", "--text"}) {
       if (app.count(flag) > 0) {
         return Concat(flag, " changes nothing where no model runs: want a model's directory");
       }

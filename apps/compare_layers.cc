@@ -143,7 +143,7 @@ class LayerMeter {
     // What is cached does not depend on the depth: only what is missing is added.
     sequence_.Truncate(std::min(depth, sequence_.length()));
     for (int32_t have = sequence_.length(); have < depth; have = sequence_.length()) {
-      MLA_RETURN_IF_ERROR(Step(std::min(depth - have, Session::kPrefillChunk)));
+      MLA_RETURN_IF_ERROR(Step(std::min(depth - have, SessionOptions().prefill_chunk)));
     }
     for (int run = -1; run < 3; ++run) {  // -1: to warm up
       sequence_.Truncate(depth);

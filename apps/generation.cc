@@ -9,12 +9,14 @@
 namespace mla {
 namespace {
 
+constexpr size_t kLongPrompt = 256;  // tokens that may take a while
+
 // What happens to each token.
 class Streamer {
  public:
   Streamer(const Tokenizer& tokenizer, const GenerationRequest& request)
       : tokenizer_(tokenizer), request_(request), decoder_(tokenizer) {
-    if (request.prompt.size() > static_cast<size_t>(Session::kPrefillChunk)) {
+    if (request.prompt.size() > kLongPrompt) {
       bar_.emplace("reading the prompt", std::ssize(request.prompt));
     }
   }

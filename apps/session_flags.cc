@@ -38,6 +38,10 @@ void SessionFlags::AddSession(CLI::App& app) {
   app.add_option("--page-size", page_size, "Tokens per page of the KV cache (default: 64)")
       ->check(IntRange(1, 256))
       ->type_name("N");
+  app.add_option("--prefill-chunk", prefill_chunk,
+                 "Tokens of a prompt per step: fewer take less memory and longer (default: 2048)")
+      ->check(IntRange(1))
+      ->type_name("N");
   AddCacheForm(app);
   AddQuantize(app);
 }
@@ -72,6 +76,7 @@ SessionOptions SessionFlags::ToOptions() const {
   options.context = context;
   options.threads = threads;
   options.page_size = page_size;
+  options.prefill_chunk = prefill_chunk;
   if (!kv_dtype.empty()) options.kv_dtype = ParseKvDType(kv_dtype);
   if (!compute.empty()) {
     options.compute = compute == "f32" ? ComputeMode::kF32 : ComputeMode::kBF16;
@@ -168,6 +173,7 @@ nlohmann::ordered_json SessionJson(const Session& session) {
   json["compute"] = ComputeModeName(session.compute());
   json["kv_dtype"] = CacheDTypeName(session.cache().options().dtype);
   json["page_size"] = session.cache().options().page_size;
+  json["prefill_chunk"] = session.prefill_chunk();
   json["context"] = session.context();
   json["isa"] = cpu::CurrentIsa();
   json["threads"] = session.threads();

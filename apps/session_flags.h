@@ -26,6 +26,7 @@ struct SessionFlags {
   int32_t context = 0;
   int32_t threads = 0;
   int32_t page_size = 64;
+  int32_t prefill_chunk = SessionOptions().prefill_chunk;
   std::string kv_dtype;  // empty: the session's choice
   std::string compute;   // empty: the session's choice
   std::string attention = "auto";

@@ -24,7 +24,8 @@ enum class StopReason { kEndOfSequence, kMaxTokens, kContextFull, kCancelled };
 std::string_view StopReasonName(StopReason reason);  // "eos", "length", "context", "cancelled"
 
 struct GenerateStats {
-  int32_t prompt_tokens = 0;     // that were run: fewer than the prompt's if stopped within it
+  int32_t prompt_tokens =
+      0;  // that were run: fewer than the prompt's if stopped within it (Append)
   int32_t generated_tokens = 0;  // the end-of-sequence token not counted
   double prefill_seconds = 0;
   double decode_seconds = 0;  // of decode_steps steps

@@ -33,8 +33,10 @@ Result<std::unique_ptr<Session>> Session::Create(const Model& model,
     return InvalidArgument("threads is ", options.threads, ", want 1 to ", kMaxThreads,
                            " (0: one per usable CPU)");
   }
+  if (options.prefill_chunk < 1) {
+    return InvalidArgument("prefill_chunk is ", options.prefill_chunk, ", want at least 1");
+  }
   const int32_t context = options.context == 0 ? max_positions : options.context;
-  const int threads = options.threads == 0 ? UsableCpus() : options.threads;
   const ComputeMode mode = options.compute.value_or(DefaultComputeMode(model));
   KvCacheOptions cache_options;
   cache_options.layers = CacheSpecs(model.spec(), options.form == AttentionForm::kMha);
@@ -43,19 +45,19 @@ Result<std::unique_ptr<Session>> Session::Create(const Model& model,
   cache_options.page_size = options.page_size;
   cache_options.num_pages = options.page_size > 0 ? CeilDiv(context, options.page_size) : 0;
   MLA_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache, KvCache::Create(cache_options));
-  return std::unique_ptr<Session>(
-      new Session(model, std::move(cache), context, mode, options.form, threads));
+  return std::unique_ptr<Session>(new Session(model, std::move(cache), context, mode, options));
 }
 
 Session::Session(const Model& model, std::unique_ptr<KvCache> cache, int32_t context,
-                 ComputeMode mode, AttentionForm form, int threads)
+                 ComputeMode mode, const SessionOptions& options)
     : model_(model),
       cache_(std::move(cache)),
       sequence_(cache_.get()),
       context_(context),
       mode_(mode),
-      form_(form),
-      threads_(threads) {}
+      form_(options.form),
+      prefill_chunk_(options.prefill_chunk),
+      threads_(options.threads == 0 ? UsableCpus() : options.threads) {}
 
 Status Session::CheckRoom(size_t tokens) const {
   if (tokens > static_cast<size_t>(context_ - length())) {
@@ -66,13 +68,14 @@ Status Session::CheckRoom(size_t tokens) const {
 }
 
 Status Session::Step(std::span<const int32_t> tokens, int32_t known_length, LogitsFor logits_for,
-                     const Tensor& logits) {
+                     const Tensor& logits, std::function<bool(size_t layers)> progress) {
   const SequenceInput input{&sequence_, tokens, known_length};
   ForwardArgs args;
   args.sequences = {&input, 1};
   args.logits_for = logits_for;
   args.logits = logits;
   args.form = form_;
+  args.progress = std::move(progress);
   Context context;
   context.threads = &threads_;
   context.workspace = &workspace_;
@@ -86,25 +89,31 @@ Status Session::Append(std::span<const int32_t> tokens,
   const int32_t before = length();
   const int32_t known_length = before + static_cast<int32_t>(tokens.size());
   const int64_t vocab = model_.spec().vocab_size;
+  const size_t layers = model_.spec().layers.size();
   for (size_t done = 0; done < tokens.size();) {
-    const size_t count = std::min<size_t>(kPrefillChunk, tokens.size() - done);
+    const size_t count = std::min<size_t>(prefill_chunk_, tokens.size() - done);
     const bool last = done + count == tokens.size();
     if (last) logits_.resize(vocab);
     const Tensor logits(last ? logits_.data() : nullptr, DType::kF32, {1, vocab});
-    Status status = Step(tokens.subspan(done, count), known_length,
-                         last ? LogitsFor::kLast : LogitsFor::kNone, logits);
-    done += count;
-    if (status.ok() && progress && !progress(static_cast<int32_t>(done))) {
-      status = Error{ErrorCode::kCancelled,
-                     Concat("stopped after ", done, " of ", tokens.size(), " tokens")};
+    std::function<bool(size_t)> after_layer;
+    if (progress) {
+      after_layer = [&](size_t n) {
+        return progress(static_cast<int32_t>(done + count * n / layers));
+      };
     }
+    const Status status =
+        Step(tokens.subspan(done, count), known_length, last ? LogitsFor::kLast : LogitsFor::kNone,
+             logits, std::move(after_layer));
     if (!status.ok()) {
       Truncate(before);
       return status;
     }
+    done += count;
   }
   return {};
 }
+
+constexpr int32_t kRandomRows = 512;  // at a time
 
 Status Session::AppendRandomRows(int32_t tokens, uint64_t seed) {
   MLA_RETURN_IF_ERROR(CheckRoom(static_cast<size_t>(tokens)));
@@ -115,8 +124,8 @@ Status Session::AppendRandomRows(int32_t tokens, uint64_t seed) {
   context.threads = &threads_;
   context.workspace = &workspace_;
   uint64_t state = seed;
-  for (int32_t begin = before; begin < length(); begin += kPrefillChunk) {
-    const int32_t count = std::min(kPrefillChunk, length() - begin);
+  for (int32_t begin = before; begin < length(); begin += kRandomRows) {
+    const int32_t count = std::min(kRandomRows, length() - begin);
     std::vector<int64_t> slots(count);
     for (int32_t i = 0; i < count; ++i) slots[i] = sequence_.SlotOf(begin + i);
     for (size_t layer = 0; layer < cache_->options().layers.size(); ++layer) {
@@ -145,8 +154,8 @@ Status Session::Score(std::span<const int32_t> tokens, const LogitsSink& sink) {
   const int32_t known_length = before + static_cast<int32_t>(tokens.size());
   const int64_t vocab = model_.spec().vocab_size;
   // Bounds the logits in memory as well: a vocabulary can be far wider than the hidden state.
-  const auto chunk =
-      static_cast<size_t>(std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, kPrefillChunk));
+  const auto chunk = static_cast<size_t>(
+      std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, prefill_chunk_));
   std::vector<float> logits(std::min(chunk, tokens.size()) * vocab);
   for (size_t done = 0; done < tokens.size();) {
     const size_t count = std::min(chunk, tokens.size() - done);

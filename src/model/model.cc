@@ -257,6 +257,10 @@ Status Model::RunLayers(const ForwardArgs& args, const StepContext& step,
     MLA_RETURN_IF_ERROR(
         stream.Add([&](const Tensor& to) { return RunMlp(layer, weights, normed, to, step); }));
     MLA_RETURN_IF_ERROR(branches.Join(i, spec_.residual_scale));
+    if (args.progress && !args.progress(i + 1)) {
+      return Error{ErrorCode::kCancelled,
+                   Concat("stopped after ", i + 1, " of ", spec_.layers.size(), " layers")};
+    }
   }
   return {};
 }

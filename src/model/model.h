@@ -36,6 +36,8 @@ struct ForwardArgs {
   // last layer after the final norm: [tokens, hidden] f32 each, valid during the call.
   std::function<void(size_t layer, const ConstTensor& hidden)> observer;
   AttentionObserver attention_observer;  // may be empty
+  // If set: told after each layer how many are done; false stops the step (kCancelled).
+  std::function<bool(size_t layers)> progress;
 };
 
 int64_t NumLogitRows(std::span<const SequenceInput> sequences, LogitsFor logits_for);

@@ -131,6 +131,8 @@ TEST(BenchConfig, ExplainsEveryChunkOfAPrompt) {
                              "none",
                              "--repetitions",
                              "1",
+                             "--prefill-chunk",
+                             "512",
                              "--explain",
                              "--json"});
   int steps = 0;

@@ -92,6 +92,7 @@ TEST(Run, EveryFormPageSizeAndThreadCountContinuesAlike) {
                                              {"--page-size", "256"},
                                              {"--threads", "1"},
                                              {"--threads", "3"},
+                                             {"--prefill-chunk", "3"},
                                              {"--context", "64"}}) {
     std::vector<std::string> args = Greedy("One day, a dragon", 40);
     args.insert(args.end(), flags.begin(), flags.end());

@@ -335,8 +335,9 @@ TEST(Compare, RefusesWhatMakesNoSense) {
   refused(Quick({"--separator", "x"}), "--separator");
   refused({"compare", "--layers", "--heads", "4", "--kv-heads", "3"}, "--kv-heads");
   const std::vector<std::pair<std::string, std::string>> useless = {
-      {"--context", "3"},   {"--kv-dtype", "f32"},    {"--page-size", "8"},   {"--compute", "f32"},
-      {"--quantize", "q4"}, {"--decode-tokens", "2"}, {"--repetitions", "2"}, {"--text", "Once"}};
+      {"--context", "3"},       {"--kv-dtype", "f32"},    {"--page-size", "8"},
+      {"--compute", "f32"},     {"--prefill-chunk", "9"}, {"--quantize", "q4"},
+      {"--decode-tokens", "2"}, {"--repetitions", "2"},   {"--text", "Once"}};
   for (const auto& [flag, value] : useless) {
     refused({"compare", "--layers", flag, value}, flag + " changes nothing");
     refused({"compare", "deepseek-v3", "--layers", flag, value}, flag + " changes nothing");

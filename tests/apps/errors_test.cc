@@ -86,6 +86,7 @@ TEST(Errors, FlagsOutOfRange) {
       {{"--threads", "two"}, 2, {"\"two\""}},
       {{"--page-size", "0"}, 2, {"--page-size", "\"0\"", "1 to 256"}},
       {{"--page-size", "257"}, 2, {"\"257\"", "1 to 256"}},
+      {{"--prefill-chunk", "0"}, 2, {"--prefill-chunk", "\"0\""}},
       {{"--kv-dtype", "f64"}, 2, {"--kv-dtype", "\"f64\"", "f32, f16, bf16, int8"}},
       {{"--kv-dtype", "int8", "--attention", "mha"},
        1,

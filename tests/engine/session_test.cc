@@ -38,6 +38,13 @@ std::unique_ptr<Session> NewPagedSession(int32_t page_size) {
   return NewSession(options);
 }
 
+constexpr int32_t kChunk = 512;
+std::unique_ptr<Session> NewChunkedSession() {
+  SessionOptions options;
+  options.prefill_chunk = kChunk;
+  return NewSession(options);
+}
+
 std::unique_ptr<Session> NewShortSession(int32_t context) {
   SessionOptions options;
   options.context = context;
@@ -86,26 +93,29 @@ TEST(Session, ChunksGiveTheLogitsOfTheWhole) {
 }
 
 TEST(Session, PromptsLongerThanAStepAreChunked) {
-  const std::vector<int32_t> ids = Ids(Session::kPrefillChunk + 20);
-  const auto session = NewSession();
+  const std::vector<int32_t> ids = Ids(kChunk + 20);
+  const auto session = NewChunkedSession();
   std::vector<int32_t> progress;
   const Status appended = session->Append(ids, [&](int32_t done) {
     progress.push_back(done);
     return true;
   });
   ASSERT_TRUE(appended.ok()) << appended.message();
-  EXPECT_EQ(progress, (std::vector<int32_t>{Session::kPrefillChunk, Session::kPrefillChunk + 20}));
+  const auto layers = static_cast<int32_t>(session->model().spec().layers.size());
+  std::vector<int32_t> want;
+  for (int32_t i = 1; i <= layers; ++i) want.push_back(kChunk * i / layers);
+  for (int32_t i = 1; i <= layers; ++i) want.push_back(kChunk + 20 * i / layers);
+  EXPECT_EQ(progress, want);
   const auto halves = NewSession();
-  ASSERT_TRUE(halves->Append(std::span(ids).first(266)).ok());
-  ASSERT_TRUE(halves->Append(std::span(ids).subspan(266)).ok());
+  ASSERT_TRUE(halves->Append(std::span(ids).first(ids.size() / 2)).ok());
+  ASSERT_TRUE(halves->Append(std::span(ids).subspan(ids.size() / 2)).ok());
   EXPECT_LT(MaxDifference(session->logits(), halves->logits()), kTolerance);
 }
 
 TEST(Session, StoppingWithinAPromptKeepsTheTokensBefore) {
-  const auto session = NewSession();
+  const auto session = NewChunkedSession();
   ASSERT_TRUE(session->Append(Ids(5)).ok());
-  const Status stopped =
-      session->Append(Ids(Session::kPrefillChunk + 20), [](int32_t) { return false; });
+  const Status stopped = session->Append(Ids(kChunk + 20), [](int32_t) { return false; });
   ASSERT_FALSE(stopped.ok());
   EXPECT_EQ(stopped.error().code, ErrorCode::kCancelled);
   EXPECT_EQ(session->length(), 5);
@@ -113,11 +123,12 @@ TEST(Session, StoppingWithinAPromptKeepsTheTokensBefore) {
 
   GenerateOptions options;
   options.max_tokens = 3;
-  const auto stats = Generate(*session, {}, Ids(Session::kPrefillChunk + 20), options,
+  const auto stats = Generate(*session, {}, Ids(kChunk + 20), options,
                               {[](int32_t) { return true; }, [](int32_t) { return false; }});
   ASSERT_TRUE(stats.ok()) << stats.message();
   EXPECT_EQ(stats->stop_reason, StopReason::kCancelled);
-  EXPECT_EQ(stats->prompt_tokens, Session::kPrefillChunk);  // those that were run
+  const auto layers = static_cast<int32_t>(session->model().spec().layers.size());
+  EXPECT_EQ(stats->prompt_tokens, kChunk / layers);  // those that were run
   EXPECT_GT(stats->prefill_seconds, 0);
   EXPECT_EQ(stats->generated_tokens, 0);
   EXPECT_EQ(session->length(), 5);
